@@ -1,0 +1,1 @@
+//! TOML to a checked plan and a compiled policy.

@@ -1,0 +1,1 @@
+//! Everything slow: reload, DNS, admin, log writing.

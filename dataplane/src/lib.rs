@@ -1,0 +1,1 @@
+//! Sessions from accept to close, generic over the engine.

@@ -1,0 +1,1 @@
+//! The epoll engine, on tokio's current-thread runtime.

@@ -1,0 +1,1 @@
+//! The simulated engine: seeded, virtual time.

@@ -1,0 +1,1 @@
+//! One thread's I/O behind one trait.

@@ -1,0 +1,1 @@
+//! One target per parser, for the policy and for relay traces.

@@ -1,0 +1,1 @@
+//! The log writer on tokio-uring.

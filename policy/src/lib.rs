@@ -1,0 +1,1 @@
+//! Who may reach what, and why: the pure decision core of sluice.

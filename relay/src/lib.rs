@@ -1,0 +1,1 @@
+//! One tunnel as a pure state machine.

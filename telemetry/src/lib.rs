@@ -1,0 +1,1 @@
+//! Counters, histograms, series and their encoders.
