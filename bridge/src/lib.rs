@@ -1,1 +1,22 @@
-//! The contract between the control plane and the workers.
+//! The contract between the control plane and the workers: the published snapshot, doors, commands, DNS questions and
+//! answers, records, and the bounded queues that carry them.
+//!
+//! Runtime-agnostic: of tokio only the `sync` primitives, which any executor can await. It must not know how a worker
+//! forwards or how the control plane finds its answers.
+
+mod credentials;
+mod dns;
+mod door;
+pub mod limits;
+pub mod placeholder;
+mod port;
+mod row;
+mod snapshot;
+
+pub use credentials::{Credentials, CredentialsBuilder, CredentialsError};
+pub use dns::{Addresses, DnsAnswer, DnsFailure, DnsQuestion, DnsSettings};
+pub use door::{Auth, DenyTls, Door, DoorKind, DoorPlan};
+pub use port::{Command, ControlPort, Notice, RecordQueue, Records, WorkerPort, pair};
+pub use row::{ConnectionRow, Path, Phase};
+pub use sluice_telemetry::Settings as TelemetrySettings;
+pub use snapshot::{AccessLog, Deny, Limits, Snapshot};

@@ -1,0 +1,99 @@
+//! Doors: what a listener is (its plan) and the bound socket that control hands over. It must not know how one is served.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+/// What arrives at a door.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum DoorKind {
+    /// Absolute-form HTTP/1.1 and CONNECT.
+    HttpProxy,
+    /// TLS passed through by SNI.
+    Tls,
+    /// Any TCP, bound to one service.
+    Tcp,
+}
+
+impl DoorKind {
+    /// The word of `[[listener]] kind`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HttpProxy => "http_proxy",
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// Whether a door asks for credentials.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Auth {
+    /// Credentials are ignored.
+    #[default]
+    Off,
+    /// Credentials are checked when sent; wrong ones are refused.
+    Optional,
+    /// No credentials, no service.
+    Required,
+}
+
+/// What a denied TLS client sees.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum DenyTls {
+    /// A reset.
+    #[default]
+    Reset,
+    /// A fatal `unrecognized_name` alert (RFC 6066 §3), then a reset.
+    Alert,
+}
+
+/// A door as configured. Its bind address is its identity over reloads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DoorPlan {
+    /// Label of metrics and logs.
+    pub name: Arc<str>,
+    /// What arrives.
+    pub kind: DoorKind,
+    /// Where it listens.
+    pub bind: SocketAddr,
+    /// Whether it asks for credentials.
+    pub auth: Auth,
+    /// `tls`: the port to dial; absent: the door's own.
+    pub destination_port: Option<u16>,
+    /// `tcp`: the service, (namespace, name).
+    pub service: Option<(Arc<str>, Arc<str>)>,
+    /// What a denied TLS client sees.
+    pub deny_tls: DenyTls,
+    /// Ports whose flows are never sniffed.
+    pub opaque_ports: Arc<[u16]>,
+}
+
+impl DoorPlan {
+    /// A door with everything optional left at its default, named after its kind and address.
+    #[must_use]
+    pub fn new(kind: DoorKind, bind: SocketAddr) -> Self {
+        Self {
+            name: format!("{}-{bind}", kind.as_str()).into(),
+            kind,
+            bind,
+            auth: Auth::default(),
+            destination_port: None,
+            service: None,
+            deny_tls: DenyTls::default(),
+            opaque_ports: Arc::new([]),
+        }
+    }
+}
+
+/// A door to open: its plan and, except in simulation, this worker's own listening socket.
+#[derive(Debug)]
+pub struct Door {
+    /// What to serve.
+    pub plan: Arc<DoorPlan>,
+    /// Bound and listening, SO_REUSEPORT set, non-blocking; `None` in simulation.
+    pub socket: Option<TcpListener>,
+}
