@@ -137,7 +137,7 @@ impl Direction {
     }
 
     pub(crate) fn sent(&mut self, bytes: usize, whole: bool, counters: &Counters) -> bool {
-        if !self.outbound || self.path == Path::Splice || self.sink_failed {
+        if !self.outbound || self.path == Path::Splice {
             return false;
         }
         self.count(bytes, counters);
@@ -152,7 +152,7 @@ impl Direction {
     }
 
     pub(crate) fn spliced_out(&mut self, bytes: usize, counters: &Counters) -> bool {
-        if !self.outbound || self.path != Path::Splice || self.sink_failed {
+        if !self.outbound || self.path != Path::Splice {
             return false;
         }
         self.outbound = false;
@@ -232,11 +232,10 @@ impl Direction {
         }
     }
 
-    /// The tunnel is over.
-    pub(crate) fn finish(&mut self, counters: &Counters) {
+    /// The tunnel is over. A send that is under way may still tell what was taken.
+    pub(crate) fn finish(&self, counters: &Counters) {
         if self.path == Path::Splice {
             counters.splice_ends();
-            self.path = Path::Buffers;
         }
     }
 

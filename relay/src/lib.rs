@@ -6,11 +6,16 @@
 //! [`Machine`] is the place to start reading: its documentation has the table of states and the engine's duties.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 mod action;
 mod direction;
 mod input;
 pub mod limits;
 mod machine;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 mod report;
 mod settings;
 

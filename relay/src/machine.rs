@@ -23,7 +23,8 @@ use crate::settings::Settings;
 /// ever comes nearer at `Ended` and `Failed`: after those the engine asks again. All other inputs move it away, so
 /// a busy tunnel touches no timer.
 ///
-/// After [`Action::Finish`] every input is ignored: completions may straggle in.
+/// After [`Action::Finish`] nothing more is asked for. Completions may straggle in: what a send still took is counted, so
+/// the [`report`](Self::report) is exact once they are all in; everything else is ignored.
 ///
 /// # States of one direction
 ///
@@ -45,7 +46,7 @@ use crate::settings::Settings;
 /// | | `Failed{side}`, bytes held for the other side | draining: these bytes are still sent, nothing else is |
 /// | draining | all sent, or the other side fails, or the half-close timeout after the failure | `Finish{reset: true}`, [`End::Reset`] with the first side that failed |
 /// | any | `Abort` | `Finish{reset: true}`, [`End::Aborted`] |
-/// | finished | anything | nothing |
+/// | finished | anything | nothing; late sends are counted |
 ///
 /// So an orderly end is passed on only if every byte was; a truncated stream always ends in a reset.
 #[derive(Debug)]
@@ -83,6 +84,7 @@ impl Machine {
     /// of the tunnel. An input that answers no action is ignored.
     pub fn handle(&mut self, input: Input, now_ms: u64, counters: &Counters) -> Actions {
         if self.end.is_some() {
+            self.count_late(input, counters);
             return Actions::new();
         }
         let settings = self.settings;
@@ -146,7 +148,15 @@ impl Machine {
 
     /// Whether this direction travels through a pipe now.
     pub fn is_splicing(&self, from: Side) -> bool {
-        self.direction_ref(from).is_splicing()
+        self.end.is_none() && self.direction_ref(from).is_splicing()
+    }
+
+    fn count_late(&mut self, input: Input, counters: &Counters) {
+        match input {
+            Input::Sent { from, bytes, whole } => self.direction(from).sent(bytes, whole, counters),
+            Input::SplicedOut { from, bytes } => self.direction(from).spliced_out(bytes, counters),
+            _ => false,
+        };
     }
 
     fn direction(&mut self, from: Side) -> &mut Direction {
@@ -218,7 +228,7 @@ impl Machine {
 
     fn finish(&mut self, end: End, counters: &Counters) -> Actions {
         self.end = Some(end);
-        for direction in &mut self.directions {
+        for direction in &self.directions {
             direction.finish(counters);
         }
         let mut actions = Actions::new();
