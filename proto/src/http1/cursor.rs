@@ -1,0 +1,66 @@
+//! Keeps the work of reading a head linear in its bytes, however small the pieces it arrives in. Knows nothing of what
+//! a head says.
+
+use memchr::memmem;
+
+use super::{
+    HeadError, HeadLimits, Method, Progress, RequestHead, ResponseHead, parse_request_head,
+    parse_response_head,
+};
+
+/// Remembers how far a growing buffer has been searched for the end of its head.
+///
+/// The head is parsed when its end is there, and before that only when the buffer has doubled: garbage is still
+/// answered early, and one-byte reads cost no more than a constant number of passes. One cursor is for one head: take
+/// a new one (`default`) for the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeadCursor {
+    searched: usize,
+    parsed: usize,
+}
+
+impl HeadCursor {
+    /// [`parse_request_head`] of a buffer that has only grown since the last call.
+    ///
+    /// # Errors
+    /// The same as those of the plain function.
+    pub fn request<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        limits: &HeadLimits,
+    ) -> Result<Progress<RequestHead<'b>>, HeadError> {
+        if self.is_due(bytes, limits) { parse_request_head(bytes, limits) } else { Ok(Progress::Partial) }
+    }
+
+    /// [`parse_response_head`] of a buffer that has only grown since the last call.
+    ///
+    /// # Errors
+    /// The same as those of the plain function.
+    pub fn response<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        request_method: Method,
+        limits: &HeadLimits,
+    ) -> Result<Progress<ResponseHead<'b>>, HeadError> {
+        if self.is_due(bytes, limits) {
+            parse_response_head(bytes, request_method, limits)
+        } else {
+            Ok(Progress::Partial)
+        }
+    }
+
+    fn is_due(&mut self, bytes: &[u8], limits: &HeadLimits) -> bool {
+        const END: &[u8] = b"\r\n\r\n";
+        // First look: most heads are whole, and then the parser itself finds the end.
+        let doubled = bytes.len() >= 2 * self.parsed;
+        let due = doubled || bytes.len() >= limits.head_bytes_max || {
+            let from = self.searched.saturating_sub(END.len() - 1).min(bytes.len());
+            memmem::find(&bytes[from..], END).is_some()
+        };
+        self.searched = bytes.len();
+        if due {
+            self.parsed = bytes.len();
+        }
+        due
+    }
+}

@@ -1,0 +1,380 @@
+//! Header lines: reading one, naming the ones this crate treats specially, keeping them all. Knows nothing of start
+//! lines.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::bytes::{is_token, list, trim, value_run};
+use super::{HeadError, HeadLimits, Version};
+use crate::limits::{CONNECTION_OPTIONS_MAX, HEADER_NAME_BYTES_MAX, HEADERS_INLINE};
+
+/// Headers that framing, forwarding or identity depend upon. All others are [`Other`](Self::Other).
+///
+/// Names that are stripped because somebody could forge an identity with them are recognised with `_` for `-` too:
+/// many an application cannot tell the two apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names are the headers' own")]
+pub enum HeaderName {
+    Baggage,
+    Connection,
+    ContentLength,
+    Expect,
+    Forwarded,
+    Host,
+    Http2Settings,
+    KeepAlive,
+    MaxForwards,
+    Other,
+    /// `Proxy` and `Proxy-*` but for the next.
+    Proxy,
+    ProxyAuthorization,
+    Te,
+    Trailer,
+    TransferEncoding,
+    Upgrade,
+    UserAgent,
+    Via,
+    /// `x-envoy-*`
+    XEnvoy,
+    /// `x-forwarded-*`, the client certificate's among them.
+    XForwarded,
+    XRequestId,
+    /// `x-sluice-*`: ours; an origin must not forge a denial.
+    XSluice,
+}
+
+impl HeaderName {
+    pub(super) fn classify(name: &[u8]) -> Self {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        match name.first().map_or(0, |byte| byte | 0x20) {
+            b'b' if is(b"baggage") => Self::Baggage,
+            b'c' if is(b"connection") => Self::Connection,
+            b'c' if is(b"content-length") => Self::ContentLength,
+            b'e' if is(b"expect") => Self::Expect,
+            b'f' if is(b"forwarded") => Self::Forwarded,
+            b'h' if is(b"host") => Self::Host,
+            b'h' if is(b"http2-settings") => Self::Http2Settings,
+            b'k' if is(b"keep-alive") => Self::KeepAlive,
+            b'm' if is(b"max-forwards") => Self::MaxForwards,
+            b'p' if is(b"proxy-authorization") => Self::ProxyAuthorization,
+            b'p' if is(b"proxy") || starts_with_folded(name, b"proxy-") => Self::Proxy,
+            b't' if is(b"te") => Self::Te,
+            b't' if is(b"trailer") => Self::Trailer,
+            b't' if is(b"transfer-encoding") => Self::TransferEncoding,
+            b'u' if is(b"upgrade") => Self::Upgrade,
+            b'u' if is(b"user-agent") => Self::UserAgent,
+            b'v' if is(b"via") => Self::Via,
+            b'x' if is(b"x-request-id") => Self::XRequestId,
+            b'x' if starts_with_folded(name, b"x-forwarded") => Self::XForwarded,
+            b'x' if starts_with_folded(name, b"x-envoy-") => Self::XEnvoy,
+            b'x' if starts_with_folded(name, b"x-sluice-") => Self::XSluice,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Whether `name` begins with `prefix` (lower-case, hyphens), case and `_` for `-` aside.
+fn starts_with_folded(name: &[u8], prefix: &[u8]) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() >= prefix.len() && name.iter().zip(prefix).all(|(byte, wanted)| fold(*byte) == *wanted)
+}
+
+/// One header line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Header<'b> {
+    /// Which of the special ones it is.
+    pub id: HeaderName,
+    /// As sent: a token.
+    pub name: &'b [u8],
+    /// As sent without the white space around it; may hold bytes above 0x7f, never a control character but HTAB.
+    pub value: &'b [u8],
+}
+
+/// Where a header lies in the head: offsets, so that a list is small and empty entries cost nothing.
+#[derive(Clone, Copy)]
+struct Slot {
+    name: u32,
+    value: u32,
+    value_bytes: u32,
+    name_bytes: u16,
+    id: HeaderName,
+}
+
+const EMPTY_SLOT: Slot = Slot { name: 0, value: 0, value_bytes: 0, name_bytes: 0, id: HeaderName::Other };
+
+/// The headers of one head in the order sent; the first [`HEADERS_INLINE`] without allocating.
+#[derive(Clone)]
+pub struct HeaderList<'b> {
+    bytes: &'b [u8],
+    inline: [Slot; HEADERS_INLINE],
+    inline_used: usize,
+    spill: Vec<Slot>,
+}
+
+impl<'b> HeaderList<'b> {
+    pub(super) const fn new(bytes: &'b [u8]) -> Self {
+        Self { bytes, inline: [EMPTY_SLOT; HEADERS_INLINE], inline_used: 0, spill: Vec::new() }
+    }
+
+    fn push(&mut self, slot: Slot) {
+        match self.inline.get_mut(self.inline_used) {
+            Some(free) => {
+                *free = slot;
+                self.inline_used += 1;
+            }
+            None => self.spill.push(slot),
+        }
+    }
+
+    /// How many header lines there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inline_used + self.spill.len()
+    }
+
+    /// Whether there is no header line.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.inline_used == 0
+    }
+
+    /// All lines in the order sent.
+    pub fn iter(&self) -> impl Iterator<Item = Header<'b>> + use<'b, '_> {
+        self.inline[..self.inline_used].iter().chain(&self.spill).map(|slot| self.header(slot))
+    }
+
+    /// The values of all lines with that special name.
+    pub fn all(&self, id: HeaderName) -> impl Iterator<Item = &'b [u8]> + use<'b, '_> {
+        let slots = self.inline[..self.inline_used].iter().chain(&self.spill);
+        slots.filter(move |slot| slot.id == id).map(|slot| self.header(slot).value)
+    }
+
+    /// The value of the first line with that special name.
+    #[must_use]
+    pub fn find(&self, id: HeaderName) -> Option<&'b [u8]> {
+        self.all(id).next()
+    }
+
+    /// The value of the first line with that name, in any case.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'b [u8]> {
+        self.iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|header| header.value)
+    }
+
+    fn header(&self, slot: &Slot) -> Header<'b> {
+        let part = |start: u32, bytes: usize| &self.bytes[start as usize..][..bytes];
+        Header {
+            id: slot.id,
+            name: part(slot.name, usize::from(slot.name_bytes)),
+            value: part(slot.value, slot.value_bytes as usize),
+        }
+    }
+}
+
+impl fmt::Debug for HeaderList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for HeaderList<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for HeaderList<'_> {}
+
+/// What the `Connection` lines of a head ask for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ConnectionOptions {
+    /// `close`
+    pub close: bool,
+    /// `keep-alive`
+    pub keep_alive: bool,
+    /// `upgrade`
+    pub upgrade: bool,
+    /// Whether other options are listed: names of headers that go no further than this hop.
+    pub listed: bool,
+    count: u8,
+}
+
+impl ConnectionOptions {
+    /// One `Connection` line.
+    pub(super) fn add(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        for option in list(value) {
+            if !option.iter().all(|byte| is_token(*byte)) {
+                return Err(HeadError::Malformed("Connection option is no token"));
+            }
+            if usize::from(self.count) == CONNECTION_OPTIONS_MAX {
+                return Err(HeadError::Malformed("too many Connection options"));
+            }
+            self.count += 1;
+            let is = |known: &[u8]| option.eq_ignore_ascii_case(known);
+            match option.len() {
+                5 if is(b"close") => self.close = true,
+                10 if is(b"keep-alive") => self.keep_alive = true,
+                7 if is(b"upgrade") => self.upgrade = true,
+                _ => self.listed = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the sender means to use the connection for another message (RFC 9112 §9.3).
+    pub(super) const fn persistent(self, version: Version) -> bool {
+        match version {
+            _ if self.close => false,
+            Version::Http11 => true,
+            Version::Http10 => self.keep_alive,
+        }
+    }
+}
+
+/// Why reading stopped before the end of a head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stop {
+    OutOfBytes,
+    Error(HeadError),
+}
+
+impl From<HeadError> for Stop {
+    fn from(error: HeadError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// A position in the bytes of one head, cut at the limit.
+pub(super) struct Window<'b> {
+    pub(super) bytes: &'b [u8],
+    pub(super) at: usize,
+    head_bytes_max: usize,
+}
+
+impl<'b> Window<'b> {
+    pub(super) fn new(bytes: &'b [u8], limits: &HeadLimits) -> Self {
+        // Offsets are kept in 32 bits.
+        let head_bytes_max = limits.head_bytes_max.min(u32::MAX as usize);
+        Self { bytes: &bytes[..bytes.len().min(head_bytes_max)], at: 0, head_bytes_max }
+    }
+
+    /// Whether a head that is not whole by the end of the window can still become so.
+    pub(super) const fn is_full(&self) -> bool {
+        self.bytes.len() >= self.head_bytes_max
+    }
+
+    pub(super) fn rest(&self) -> &'b [u8] {
+        &self.bytes[self.at..]
+    }
+
+    pub(super) fn peek(&self) -> Result<u8, Stop> {
+        self.bytes.get(self.at).copied().ok_or(Stop::OutOfBytes)
+    }
+
+    /// Takes the bytes of one class; there must be another byte after them, else the run may go on.
+    pub(super) fn take_while(&mut self, class: impl Fn(u8) -> bool) -> Result<&'b [u8], Stop> {
+        let rest = self.rest();
+        let run = rest.iter().position(|byte| !class(*byte)).ok_or(Stop::OutOfBytes)?;
+        self.at += run;
+        Ok(&rest[..run])
+    }
+
+    /// Takes field-value bytes up to CRLF, and the CRLF.
+    pub(super) fn take_line(&mut self) -> Result<&'b [u8], Stop> {
+        let rest = self.rest();
+        let run = value_run(rest);
+        self.at += run;
+        self.line_end()?;
+        Ok(&rest[..run])
+    }
+
+    /// Takes exactly CRLF.
+    pub(super) fn line_end(&mut self) -> Result<(), Stop> {
+        match self.rest() {
+            [b'\r', b'\n', ..] => {
+                self.at += 2;
+                Ok(())
+            }
+            [] | [b'\r'] => Err(Stop::OutOfBytes),
+            [b'\n', ..] => Err(HeadError::Malformed("bare LF").into()),
+            [b'\r', ..] => Err(HeadError::Malformed("bare CR").into()),
+            _ => Err(HeadError::Malformed("control character").into()),
+        }
+    }
+
+    /// Takes one header line, or the empty line that ends the head (`None`).
+    fn header_line(&mut self) -> Result<Option<Slot>, Stop> {
+        let start = self.at;
+        let rest = self.rest();
+        let name_bytes = rest.iter().position(|byte| !is_token(*byte)).unwrap_or(rest.len());
+        if name_bytes > HEADER_NAME_BYTES_MAX {
+            return Err(HeadError::TooLarge.into());
+        }
+        let name = &rest[..name_bytes];
+        match rest.get(name_bytes) {
+            None => return Err(Stop::OutOfBytes),
+            Some(b':') if name_bytes > 0 => {}
+            Some(b':') => return Err(HeadError::Malformed("header without a name").into()),
+            Some(b'\r') if name_bytes == 0 => {
+                self.line_end()?;
+                return Ok(None);
+            }
+            Some(b'\n') => return Err(HeadError::Malformed("bare LF").into()),
+            Some(b' ' | b'\t') if name_bytes == 0 => {
+                return Err(HeadError::Malformed("folded header line").into());
+            }
+            Some(b' ' | b'\t') => {
+                return Err(HeadError::Malformed("white space before the colon of a header").into());
+            }
+            Some(_) => return Err(HeadError::Malformed("byte in a header name that none has").into()),
+        }
+        self.at += name_bytes + 1;
+        let line_start = self.at;
+        let line = self.take_line()?;
+        let value = trim(line);
+        // Both lie in `bytes`, so the distance of their ends is that of their starts.
+        let leading = line.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count().min(line.len());
+        Ok(Some(Slot {
+            name: offset(start),
+            value: offset(line_start + leading),
+            value_bytes: offset(value.len()),
+            name_bytes: u16::try_from(name_bytes).expect("invariant: at most HEADER_NAME_BYTES_MAX"),
+            id: HeaderName::classify(name),
+        }))
+    }
+
+    /// Takes all header lines and the empty line after them; `each` sees every header as it comes.
+    pub(super) fn headers(
+        &mut self,
+        headers_max: usize,
+        mut each: impl FnMut(&Header<'b>) -> Result<(), HeadError>,
+    ) -> Result<HeaderList<'b>, Stop> {
+        let mut headers = HeaderList::new(self.bytes);
+        while let Some(slot) = self.header_line()? {
+            if headers.len() == headers_max {
+                return Err(HeadError::TooManyHeaders.into());
+            }
+            each(&headers.header(&slot))?;
+            headers.push(slot);
+        }
+        Ok(headers)
+    }
+}
+
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).expect("invariant: a window is at most u32::MAX bytes long")
+}
+
+/// Reads one whole line `name: value CRLF`, as a trailer section has them.
+pub(super) fn parse_line(line: &[u8]) -> Result<Header<'_>, HeadError> {
+    let limits = HeadLimits { head_bytes_max: line.len() + 1, headers_max: 1 };
+    let mut window = Window::new(line, &limits);
+    match window.header_line() {
+        Ok(Some(slot)) if window.rest().is_empty() => Ok(HeaderList::new(line).header(&slot)),
+        Err(Stop::Error(error)) => Err(error),
+        _ => Err(HeadError::Malformed("trailer line")),
+    }
+}

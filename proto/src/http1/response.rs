@@ -1,0 +1,134 @@
+//! Response heads. Knows nothing of the origin that sent them.
+
+use super::bytes::list;
+use super::framing::FramingFields;
+use super::headers::{Stop, Window};
+use super::request::version;
+use super::{
+    ConnectionOptions, Framing, HeadError, HeadLimits, Header, HeaderList, HeaderName, Method, Progress,
+    Upgrade, Version,
+};
+
+/// A whole and well-formed response head.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ResponseHead<'b> {
+    /// The origin's version.
+    pub version: Version,
+    /// 100 to 999. Below 200 it is interim (but 101): another head follows.
+    pub status: u16,
+    /// The reason phrase as sent, often empty.
+    pub reason: &'b [u8],
+    /// All header lines as sent.
+    pub headers: HeaderList<'b>,
+    /// Bytes of the head, its empty line included.
+    pub length: usize,
+    /// Where the body ends, given the method that it answers.
+    pub framing: Framing,
+    /// `Content-Length` as sent; the size of a body that is not sent when it answers HEAD.
+    pub content_length: Option<u64>,
+    /// What the origin says of this connection.
+    pub connection: ConnectionOptions,
+    /// Whether the connection can carry another request once the body has been read.
+    pub persistent: bool,
+    /// The protocol switched to, in a 101.
+    pub upgrade: Option<Upgrade>,
+}
+
+impl ResponseHead<'_> {
+    /// Whether another head follows for the same request.
+    #[must_use]
+    pub const fn is_interim(&self) -> bool {
+        self.status < 200 && self.status != 101
+    }
+}
+
+/// Reads a response head from the front of `bytes`, in answer to a request with that method.
+///
+/// Like [`parse_request_head`](super::parse_request_head) it starts over on every call.
+///
+/// # Errors
+/// As soon as the bytes cannot become an acceptable head: the answer is the gateway's own, and the connection is not
+/// used again.
+pub fn parse_response_head<'b>(
+    bytes: &'b [u8],
+    request_method: Method,
+    limits: &HeadLimits,
+) -> Result<Progress<ResponseHead<'b>>, HeadError> {
+    let mut window = Window::new(bytes, limits);
+    match parse(&mut window, request_method, limits) {
+        Ok(head) => Ok(Progress::Complete(head)),
+        Err(Stop::Error(error)) => Err(error),
+        Err(Stop::OutOfBytes) if window.is_full() => Err(HeadError::TooLarge),
+        Err(Stop::OutOfBytes) => Ok(Progress::Partial),
+    }
+}
+
+fn parse<'b>(
+    window: &mut Window<'b>,
+    request_method: Method,
+    limits: &HeadLimits,
+) -> Result<ResponseHead<'b>, Stop> {
+    let version = version(window)?;
+    let (status, reason) = status(window)?;
+    let mut facts = Facts::default();
+    let headers = window.headers(limits.headers_max, |header| facts.add(header))?;
+    let framing = facts.framing.response(request_method, status, version)?;
+    let upgrade =
+        (status == 101 && facts.websocket && facts.connection.upgrade).then_some(Upgrade::WebSocket);
+    Ok(ResponseHead {
+        version,
+        status,
+        reason,
+        headers,
+        length: window.at,
+        framing,
+        content_length: facts.framing.content_length,
+        connection: facts.connection,
+        persistent: facts.connection.persistent(version) && framing != Framing::UntilClose && status != 101,
+        upgrade,
+    })
+}
+
+/// Takes ` 200 reason CRLF`. Some origins leave the space before an empty reason away: nothing is ambiguous there.
+fn status<'b>(window: &mut Window<'b>) -> Result<(u16, &'b [u8]), Stop> {
+    const BAD: Stop = Stop::Error(HeadError::Malformed("status line"));
+    if window.peek()? != b' ' {
+        return Err(BAD);
+    }
+    window.at += 1;
+    let digits = window.take_while(|byte| byte.is_ascii_digit())?;
+    if digits.len() != 3 || digits[0] == b'0' {
+        return Err(BAD);
+    }
+    let status = digits.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
+    let line = window.take_line()?;
+    match line {
+        [] => Ok((status, line)),
+        [b' ', reason @ ..] => Ok((status, reason)),
+        _ => Err(BAD),
+    }
+}
+
+/// What the header lines say about the message itself.
+#[derive(Default)]
+struct Facts {
+    framing: FramingFields,
+    connection: ConnectionOptions,
+    websocket: bool,
+}
+
+impl Facts {
+    fn add(&mut self, header: &Header<'_>) -> Result<(), HeadError> {
+        match header.id {
+            HeaderName::ContentLength => self.framing.content_length(header.value),
+            HeaderName::TransferEncoding => self.framing.transfer_encoding(header.value),
+            HeaderName::Connection => self.connection.add(header.value),
+            HeaderName::Upgrade => {
+                self.websocket |= list(header.value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
