@@ -1,9 +1,11 @@
 //! Owned buffers with room at both ends, and the worker's pool of them. Knows nothing of sockets.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use std::task::Waker;
 
 use crate::limits::{BUFFER_BYTES, BUFFER_HEADROOM_BYTES, BUFFER_TAILROOM_BYTES};
 
@@ -130,6 +132,17 @@ impl Drop for Buffer {
     }
 }
 
+/// A receive's place in the queue for a store.
+#[derive(Clone, Debug, Default)]
+pub struct Place(Rc<RefCell<Option<Waker>>>);
+
+impl Place {
+    /// Leaves the queue. False if it was not in it (any more): it may have been woken for a store.
+    pub fn leave(&self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
 /// One worker's stock of buffers, used last in, first out, so that the same few stay in the processor's cache.
 #[derive(Debug)]
 pub struct Pool {
@@ -137,6 +150,7 @@ pub struct Pool {
     out: Cell<usize>,
     buffers_max: usize,
     returned: Cell<u64>,
+    waiting: RefCell<VecDeque<Place>>,
 }
 
 impl Pool {
@@ -147,6 +161,7 @@ impl Pool {
             out: Cell::new(0),
             buffers_max,
             returned: Cell::new(0),
+            waiting: RefCell::new(VecDeque::new()),
         })
     }
 
@@ -173,6 +188,42 @@ impl Pool {
         let mut free = self.free.borrow_mut();
         if free.len() < self.buffers_max {
             free.push(store);
+        }
+        drop(free);
+        self.wake_waiting();
+    }
+
+    /// Has `waker` woken when a store may be had. For receives that found none; a woken receive that still finds
+    /// none waits again. First come, first woken; who waits already keeps its place.
+    pub fn wait(&self, place: &Place, waker: &Waker) {
+        let mut kept = place.0.borrow_mut();
+        match kept.as_ref() {
+            Some(earlier) if earlier.will_wake(waker) => {}
+            Some(_) => *kept = Some(waker.clone()),
+            None => {
+                *kept = Some(waker.clone());
+                self.waiting.borrow_mut().push_back(place.clone());
+            }
+        }
+    }
+
+    /// Wakes as many waiting receives as there are stores to be had. Called by itself when a store comes home, and by
+    /// an engine when a receive that was woken is given up without having taken one.
+    pub fn wake_waiting(&self) {
+        if self.waiting.borrow().is_empty() {
+            return;
+        }
+        // Somebody woken may not come for its store. While stores are out, the next one home wakes others in its
+        // place; when the last is home nobody else would, so all are woken.
+        let out = self.out.get();
+        let stores = if out == 0 { usize::MAX } else { self.buffers_max.saturating_sub(out) };
+        for _ in 0..stores {
+            let waker = loop {
+                let Some(place) = self.waiting.borrow_mut().pop_front() else { return };
+                let Some(waker) = place.0.take() else { continue };
+                break waker;
+            };
+            waker.wake();
         }
     }
 
@@ -205,7 +256,40 @@ mod tests {
         assert!(pool.take().is_none(), "the bound holds");
         drop(Buffer::from_parts(store, 0, 0, Some(Rc::clone(&pool))));
         assert_eq!(pool.in_use(), 0);
-        assert_eq!(pool.take().unwrap().as_ptr(), address, "last in, first out");
+        let store = pool.take().unwrap();
+        assert_eq!(store.as_ptr(), address, "last in, first out");
+    }
+
+    #[test]
+    fn a_store_that_comes_home_wakes_the_first_who_waits() {
+        #[derive(Default)]
+        struct Woken(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Woken {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let wakers: Vec<_> = (0..4).map(|_| std::sync::Arc::new(Woken::default())).collect();
+        let woken = || {
+            wakers.iter().map(|woken| woken.0.load(std::sync::atomic::Ordering::Relaxed)).collect::<Vec<_>>()
+        };
+        let pool = Pool::new(3);
+        let (one, other, last) = (pool.take().unwrap(), pool.take().unwrap(), pool.take().unwrap());
+        let places = [(); 4].map(|()| Place::default());
+        for (place, waker) in places.iter().zip(&wakers) {
+            let waker = std::sync::Arc::clone(waker).into();
+            pool.wait(place, &waker);
+            pool.wait(place, &waker);
+        }
+        pool.give(one);
+        assert_eq!(woken(), [1, 0, 0, 0], "one store, one wake");
+        let one = pool.take().unwrap();
+        assert!(places[1].leave() && !places[0].leave());
+        pool.give(other);
+        assert_eq!(woken(), [1, 0, 1, 0], "who has left is passed over");
+        pool.give(one);
+        pool.give(last);
+        assert_eq!(woken(), [1, 0, 1, 1], "all stores are home: nobody may be left waiting");
     }
 
     #[test]

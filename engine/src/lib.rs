@@ -26,7 +26,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-pub use buffer::{Buffer, Pool};
+pub use buffer::{Buffer, Place, Pool};
 pub use deadline::{Deadline, Elapsed};
 pub use instant::Instant;
 use sluice_relay as relay;
@@ -236,6 +236,8 @@ pub struct EngineStats {
     pub splice_promotions: u64,
     /// Directions of relays that are in splice now.
     pub splicing: usize,
+    /// Tasks that panicked and were dropped.
+    pub tasks_panicked: u64,
     /// Completions that the kernel could not queue (io_uring): a bug if not 0.
     pub completions_lost: u64,
     /// Turns of the loop.

@@ -1,0 +1,246 @@
+//! The engine itself: runtime, clock, tasks, and what all sockets of one worker share. It must not know how bytes
+//! move; `stream` and `relay` do.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use slab::Slab;
+use sluice_engine::limits::POOL_BUFFERS_MAX;
+use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, Pool, RelaySetup};
+use sluice_relay::Report;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::task::AbortHandle;
+
+use crate::connect::connect;
+use crate::limits::{CLEAN_UP_ROUNDS_MAX, PIPE_BYTES, PIPES_MAX};
+use crate::listener::{EpollListener, listen};
+use crate::pipe::PipePool;
+use crate::random::Random;
+use crate::relay::Relay;
+use crate::sleep::EpollSleep;
+use crate::stream::EpollStream;
+
+/// What an engine is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Buffers that receives may hold at a time; more receives wait. At least 1.
+    pub pool_buffers_max: usize,
+    /// Pipes for splice(2), in use and pooled; 0 means that nothing is spliced.
+    pub pipes_max: usize,
+    /// The capacity that a pipe is asked to have. Bytes.
+    pub pipe_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { pool_buffers_max: POOL_BUFFERS_MAX, pipes_max: PIPES_MAX, pipe_bytes: PIPE_BYTES }
+    }
+}
+
+/// One worker's epoll engine. Cloning gives another handle on it.
+#[derive(Clone, Debug)]
+pub struct EpollEngine {
+    shared: Rc<Shared>,
+}
+
+/// What every socket and task of one engine shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    runtime: LocalRuntime,
+    tasks: RefCell<Slab<AbortHandle>>,
+    start: std::time::Instant,
+    random: Random,
+    turns: Arc<AtomicU64>,
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) pipes: PipePool,
+    pub(crate) figures: Figures,
+}
+
+/// Counted where things happen; read by [`EpollEngine::stats`].
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) buffers_exhausted: Cell<u64>,
+    pub(crate) splice_promotions: Cell<u64>,
+    pub(crate) splicing: Cell<usize>,
+    pub(crate) tasks_panicked: Cell<u64>,
+}
+
+/// Counts one up.
+pub(crate) fn count(cell: &Cell<u64>) {
+    cell.set(cell.get().saturating_add(1));
+}
+
+impl EpollEngine {
+    /// An engine for this thread.
+    ///
+    /// # Errors
+    /// As epoll_create1(2) and eventfd(2).
+    pub fn new(config: Config) -> io::Result<Self> {
+        let turns = Arc::new(AtomicU64::new(0));
+        let parked = Arc::clone(&turns);
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .on_thread_park(move || {
+                parked.fetch_add(1, Ordering::Relaxed);
+            })
+            .build_local(LocalOptions::default())?;
+        Ok(Self {
+            shared: Rc::new(Shared {
+                runtime,
+                tasks: RefCell::new(Slab::new()),
+                start: std::time::Instant::now(),
+                random: Random::from_system(),
+                turns,
+                pool: Pool::new(config.pool_buffers_max.max(1)),
+                pipes: PipePool::new(config.pipes_max, config.pipe_bytes),
+                figures: Figures::default(),
+            }),
+        })
+    }
+
+    /// Runs `future`, and beside it every task that is spawned, on this thread until `future` ends. Tasks that are left
+    /// then are dropped.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let output = self.shared.runtime.block_on(future);
+        self.drop_tasks();
+        output
+    }
+
+    /// Leftover tasks hold handles on this engine, so it would never be freed with them.
+    fn drop_tasks(&self) {
+        for _ in 0..CLEAN_UP_ROUNDS_MAX {
+            for (_, task) in &*self.shared.tasks.borrow() {
+                task.abort();
+            }
+            if self.shared.tasks.borrow().is_empty() {
+                return;
+            }
+            self.shared.runtime.block_on(tokio::task::yield_now());
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Instant {
+        let nanos = self.start.elapsed().as_nanos();
+        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn sleep_until(&self, at: Instant) -> EpollSleep {
+        EpollSleep::new(self.start, at)
+    }
+}
+
+/// Takes a task out of the table when it ends, however it ends.
+struct Entry {
+    shared: Rc<Shared>,
+    key: usize,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.shared.tasks.borrow_mut().try_remove(self.key);
+    }
+}
+
+impl Engine for EpollEngine {
+    type Listener = EpollListener;
+    type Stream = EpollStream;
+    type Sleep = EpollSleep;
+
+    fn kind(&self) -> Kind {
+        Kind::Epoll
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.now()
+    }
+
+    fn unix_micros(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn random(&self) -> u64 {
+        self.shared.random.next()
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.shared.tasks.borrow_mut();
+        let vacant = tasks.vacant_entry();
+        let entry = Entry { shared: Rc::clone(&self.shared), key: vacant.key() };
+        let handle = self.shared.runtime.spawn_local(async move {
+            let mut task = pin!(task);
+            let outcome = poll_fn(|cx| {
+                match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+                    Ok(Poll::Pending) => Poll::Pending,
+                    Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+                    // The task is never polled again, only dropped, so that what it left half done is not seen.
+                    Err(panic) => Poll::Ready(Err(panic)),
+                }
+            })
+            .await;
+            if outcome.is_err() {
+                count(&entry.shared.figures.tasks_panicked);
+            }
+        });
+        vacant.insert(handle.abort_handle());
+    }
+
+    fn sleep_until(&self, at: Instant) -> EpollSleep {
+        self.shared.sleep_until(at)
+    }
+
+    /// Lets the kernel's events in as well as every other task that is ready.
+    fn yield_now(&self) -> impl Future<Output = ()> {
+        tokio::task::yield_now()
+    }
+
+    fn listen(&self, address: SocketAddr, socket: Option<TcpListener>) -> io::Result<EpollListener> {
+        let _within = self.shared.runtime.enter();
+        listen(&self.shared, address, socket)
+    }
+
+    fn connect(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+    ) -> impl Future<Output = io::Result<EpollStream>> + 'static {
+        connect(Rc::clone(&self.shared), to, from)
+    }
+
+    fn relay(
+        &self,
+        downstream: EpollStream,
+        upstream: EpollStream,
+        setup: RelaySetup,
+    ) -> impl Future<Output = Report> + 'static {
+        Relay::new(Rc::clone(&self.shared), [downstream, upstream], setup)
+    }
+
+    fn buffer(&self) -> Buffer {
+        self.shared.pool.buffer()
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats {
+            buffers_in_use: self.shared.pool.in_use(),
+            buffers_exhausted: self.shared.figures.buffers_exhausted.get(),
+            splice_promotions: self.shared.figures.splice_promotions.get(),
+            splicing: self.shared.figures.splicing.get(),
+            tasks_panicked: self.shared.figures.tasks_panicked.get(),
+            completions_lost: 0,
+            turns: self.shared.turns.load(Ordering::Relaxed),
+        }
+    }
+}
