@@ -1,0 +1,114 @@
+//! The compiled policy: immutable, shared by pointer, asked by every worker. It must not know how it was made or who holds it.
+
+use alloc::{sync::Arc, vec::Vec};
+use core::net::IpAddr;
+
+use crate::{
+    Identity, MatchId, Mode, Scope, ScopeId, Service, ServiceId, UnixSeconds, guard::Guard,
+    registry::Registry, scope::Scopes, trie::Trie,
+};
+
+/// A compiled policy. Ids of one snapshot mean nothing to another: after a reload look services up by name.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(crate) registry: Registry,
+    /// By namespace, then name.
+    pub(crate) services: Vec<Service>,
+    pub(crate) scopes: Scopes,
+    pub(crate) workloads: Trie<u32>,
+    pub(crate) identities: Vec<Arc<Identity>>,
+    pub(crate) guard: Guard,
+    /// Sorted, without doubles.
+    pub(crate) expiries: Vec<UnixSeconds>,
+}
+
+/// How much a snapshot holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Services.
+    pub services: usize,
+    /// Different host patterns.
+    pub hosts: usize,
+    /// Different address ranges of services.
+    pub addresses: usize,
+    /// Workloads.
+    pub workloads: usize,
+    /// Scopes.
+    pub scopes: usize,
+}
+
+impl Snapshot {
+    /// The mode of sources that no scope covers.
+    pub fn mode(&self) -> Mode {
+        self.scopes.global
+    }
+
+    /// The mode that holds for a (proven) identity, with the scope that says so.
+    pub fn mode_of(&self, identity: Option<&Identity>) -> (Mode, Option<ScopeId>) {
+        self.scopes.mode_of(identity)
+    }
+
+    /// A scope by the id that a decision gave.
+    ///
+    /// # Panics
+    /// Never for an id of this snapshot; an id of another one may be out of range.
+    pub fn scope(&self, id: ScopeId) -> &Scope {
+        self.scopes.get(id).expect("invariant: scope ids are used with the snapshot that gave them")
+    }
+
+    /// A service by the id that a decision gave.
+    ///
+    /// # Panics
+    /// Never for an id of this snapshot; an id of another one may be out of range.
+    pub fn service(&self, id: ServiceId) -> &Service {
+        self.services
+            .get(id.index())
+            .expect("invariant: service ids are used with the snapshot that gave them")
+    }
+
+    /// The service of this name, if there is one.
+    pub fn service_by_name(&self, namespace: &str, name: &str) -> Option<ServiceId> {
+        let index = self
+            .services
+            .binary_search_by(|service| (&*service.namespace, &*service.name).cmp(&(namespace, name)));
+        index.ok().and_then(|index| u32::try_from(index).ok()).map(ServiceId)
+    }
+
+    /// All services with their ids, by namespace, then name.
+    pub fn services(&self) -> impl Iterator<Item = (ServiceId, &Service)> {
+        (0..).map(ServiceId).zip(&self.services)
+    }
+
+    /// The first host of a service as it is written (with `*.` if it is a wildcard), for its name in telemetry.
+    pub fn service_host(&self, id: ServiceId) -> Option<&str> {
+        self.services.get(id.index())?.first_host.map(|id| self.registry.text(id))
+    }
+
+    /// What a decision matched, as it is written: a host with its `*.`, or a range.
+    pub fn matched_host(&self, id: MatchId) -> &str {
+        self.registry.text(id)
+    }
+
+    /// The workload that a source address belongs to: longest prefix; IPv4-mapped addresses count as IPv4.
+    pub fn workload_by_address(&self, address: IpAddr) -> Option<&Arc<Identity>> {
+        let mut longest = None;
+        self.workloads.covering(address.to_canonical(), |index| longest = Some(*index));
+        longest.and_then(|index| self.identities.get(index as usize))
+    }
+
+    /// How much it holds.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            services: self.services.len(),
+            hosts: self.registry.hosts(),
+            addresses: self.registry.ranges(),
+            workloads: self.identities.len(),
+            scopes: self.scopes.len(),
+        }
+    }
+
+    /// The first second after `now` at which a rule expires: a change of the policy like a reload.
+    pub fn next_expiry(&self, now: UnixSeconds) -> Option<UnixSeconds> {
+        self.expiries.get(self.expiries.partition_point(|expiry| *expiry <= now)).copied()
+    }
+}
