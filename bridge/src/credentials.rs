@@ -2,8 +2,8 @@
 //! process. It must not know the wire form of credentials.
 
 use crate::limits::{PASSWORD_BYTES_MAX, USER_BYTES_MAX};
-use crate::placeholder::Identity;
 use ring::{hmac, rand::SecureRandom as _};
+use sluice_policy::Identity;
 use std::{collections::HashMap, fmt, sync::Arc};
 
 /// Users with the digest of their password and the workload it proves.

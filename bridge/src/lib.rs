@@ -8,7 +8,6 @@ mod credentials;
 mod dns;
 mod door;
 pub mod limits;
-pub mod placeholder;
 mod port;
 mod row;
 mod snapshot;

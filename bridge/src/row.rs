@@ -1,6 +1,6 @@
 //! One line of the admin's connection list. It must not know how a session keeps its facts.
 
-use crate::placeholder::{Reason, Verdict};
+use sluice_policy::{Reason, Verdict};
 use std::{net::SocketAddr, sync::Arc};
 
 /// A live connection as `/connections` shows it.

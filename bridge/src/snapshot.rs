@@ -10,7 +10,7 @@ pub struct Snapshot {
     /// Counts up by one with every publication, from 1.
     pub generation: u64,
     /// Who may reach what.
-    pub policy: crate::placeholder::Snapshot,
+    pub policy: sluice_policy::Snapshot,
     /// The numbers in force.
     pub limits: Limits,
     /// What denials say.
