@@ -7,6 +7,7 @@
 mod credentials;
 mod dns;
 mod door;
+mod labels;
 pub mod limits;
 mod port;
 mod row;
@@ -15,6 +16,7 @@ mod snapshot;
 pub use credentials::{Credentials, CredentialsBuilder, CredentialsError};
 pub use dns::{Addresses, DnsAnswer, DnsFailure, DnsQuestion, DnsSettings};
 pub use door::{Auth, DenyTls, Door, DoorKind, DoorPlan};
+pub use labels::source_labels;
 pub use port::{Command, ControlPort, Notice, RecordQueue, Records, WorkerPort, pair};
 pub use row::{ConnectionRow, Path, Phase};
 pub use sluice_telemetry::Settings as TelemetrySettings;

@@ -1,9 +1,9 @@
 //! Every bound of this crate in one place. Nothing here grows with traffic beyond these numbers.
 
 /// HTTP label sets kept for one gateway (each is 67 exposed series and 512 bytes per worker that uses it).
-pub const HTTP_SERIES_MAX: usize = 4096;
-/// TCP label sets kept for one gateway (each is 4 exposed series and 32 bytes per worker that uses it).
-pub const TCP_SERIES_MAX: usize = 8192;
+pub const HTTP_SERIES_MAX: usize = 2048;
+/// TCP label sets kept for one gateway (each is 4 exposed series and 40 bytes per worker that uses it).
+pub const TCP_SERIES_MAX: usize = 4096;
 /// Label sets of product counters and gauges (`egress_*`) kept for one gateway.
 pub const EGRESS_SERIES_MAX: usize = 2048;
 /// Different source workloads that can be labelled; further ones are labelled `unknown`.
