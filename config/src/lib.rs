@@ -1,1 +1,35 @@
-//! TOML to a checked plan and a compiled policy.
+//! TOML, environment and flags to a checked [`Plan`]: strict schema, every error at once with its place and remedy.
+//!
+//! The way of a configuration: `source` (layers) → `schema` (structure, one description for checking and for the
+//! reference) → `check` (meaning) → `plan` (runtime types). This crate opens no socket and starts nothing.
+
+pub mod limits;
+
+mod check;
+mod diff;
+mod docs;
+mod effective;
+mod hosts_file;
+mod layers;
+mod load;
+mod plan;
+mod problem;
+mod read;
+mod schema;
+mod secret;
+mod source;
+mod spans;
+mod structure;
+mod suggest;
+mod unavailable;
+
+pub use diff::{Diff, diff};
+pub use docs::reference_markdown;
+pub use load::{Loaded, load};
+pub use plan::{
+    AccessLog, AccessLogFormat, Admin, Auth, Credential, Dataplane, Deny, DenyTls, Dns, Door, DoorKind,
+    EngineChoice, HostLabels, Limits, Plan, Prometheus, Reporter, Telemetry,
+};
+pub use problem::{Problem, Report};
+pub use secret::Secret;
+pub use source::{DEFAULT_PATH, Override, Source};

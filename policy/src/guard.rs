@@ -9,7 +9,7 @@ use core::{
 use crate::{Cidr, ServiceId, Snapshot, service::words, trie::Trie, unwrap_address};
 
 /// What may be dialled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuardInput {
     /// Ranges that names may resolve to though they are not public.
     pub allow: Vec<Cidr>,

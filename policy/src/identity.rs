@@ -45,7 +45,7 @@ pub struct Identity {
 }
 
 /// One `[[workload]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadInput {
     /// Its names.
     pub identity: Arc<Identity>,

@@ -31,7 +31,7 @@ impl fmt::Display for Origin {
 }
 
 /// Everything that makes one policy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyInput {
     /// The mode of sources that no scope covers.
     pub mode: Mode,
@@ -62,7 +62,7 @@ impl PolicyInput {
 }
 
 /// One `[[service]]` or Istio ServiceEntry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceInput {
     /// Name, unique within its namespace.
     pub name: Arc<str>,

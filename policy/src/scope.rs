@@ -17,7 +17,7 @@ words! {
 }
 
 /// One `[[scope]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeInput {
     /// The sources that it covers.
     pub source: Selector,

@@ -1,0 +1,249 @@
+//! A TOML file with the place of every key and value. Knows TOML and key paths, not what any key means.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use figment::value::{Dict, Num, Tag, Value};
+use toml::de::{DeTable, DeValue};
+
+/// A parsed file that can still say where everything stands.
+pub(crate) struct Document {
+    /// The file's name as messages show it.
+    pub(crate) name: Arc<str>,
+    text: String,
+    line_starts: Vec<usize>,
+    spots: Spot,
+    dict: Dict,
+}
+
+/// A place in a file; 0, 0 where the place is not in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+}
+
+/// What to point at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Key,
+    Value,
+}
+
+/// A syntax error, with the place where it was noticed.
+#[derive(Debug)]
+pub(crate) struct SyntaxError {
+    pub(crate) place: Place,
+    pub(crate) message: String,
+}
+
+/// Where one value starts, and what is in it.
+#[derive(Default)]
+struct Spot {
+    start: usize,
+    inner: Inner,
+}
+
+#[derive(Default)]
+enum Inner {
+    #[default]
+    Leaf,
+    Array(Vec<Spot>),
+    /// Per key: where the key starts, and its value.
+    Table(BTreeMap<String, (usize, Spot)>),
+}
+
+impl Document {
+    pub(crate) fn parse(name: Arc<str>, text: String) -> Result<Self, SyntaxError> {
+        let line_starts = line_starts(&text);
+        let (spots, dict) = match DeTable::parse(&text) {
+            Ok(table) => (Spot { start: 0, inner: table_spots(table.get_ref()) }, dict(table.get_ref())),
+            Err(error) => {
+                let offset = error.span().map_or(text.len(), |span| span.start);
+                return Err(SyntaxError {
+                    place: place(&text, &line_starts, offset),
+                    message: one_line(error.message()),
+                });
+            }
+        };
+        Ok(Self { name, text, line_starts, spots, dict })
+    }
+
+    /// The file's values for the layers.
+    pub(crate) fn dict(&self) -> &Dict {
+        &self.dict
+    }
+
+    /// The place of `path` (`service[0].hosts[1]`), or of the nearest enclosing thing that is in the file.
+    pub(crate) fn place(&self, path: &str, part: Part) -> Place {
+        let mut spot = &self.spots;
+        let mut start = 0;
+        for step in steps(path) {
+            let next = match (&spot.inner, step) {
+                (Inner::Table(keys), Step::Name(name)) => keys.get(name).map(|(key, value)| {
+                    start = if part == Part::Key { *key } else { value.start };
+                    value
+                }),
+                (Inner::Array(items), Step::Index(index)) => {
+                    items.get(index).inspect(|item| start = item.start)
+                }
+                _ => None,
+            };
+            let Some(next) = next else { break };
+            spot = next;
+        }
+        place(&self.text, &self.line_starts, start)
+    }
+}
+
+enum Step<'p> {
+    Name(&'p str),
+    Index(usize),
+}
+
+/// `a.b[2].c` → a, b, 2, c; a quoted name keeps its dots.
+fn steps(path: &str) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let end = quoted.find('"').unwrap_or(quoted.len());
+            steps.push(Step::Name(&quoted[..end]));
+            rest = quoted.get(end + 1..).unwrap_or("");
+        } else if let Some(index) = rest.strip_prefix('[') {
+            let end = index.find(']').unwrap_or(index.len());
+            steps.extend(index[..end].parse().ok().map(Step::Index));
+            rest = index.get(end + 1..).unwrap_or("");
+        } else if let Some(name) = rest.strip_prefix('.') {
+            rest = name;
+        } else {
+            let end = rest.find(['.', '[']).unwrap_or(rest.len());
+            steps.push(Step::Name(&rest[..end]));
+            rest = &rest[end..];
+        }
+    }
+    steps
+}
+
+/// `path` with one more name, quoted where it is not a bare word.
+pub(crate) fn join(path: &str, name: &str) -> String {
+    let bare = !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    let quote = if bare { "" } else { "\"" };
+    let dot = if path.is_empty() { "" } else { "." };
+    format!("{path}{dot}{quote}{name}{quote}")
+}
+
+fn table_spots(table: &DeTable<'_>) -> Inner {
+    Inner::Table(
+        table
+            .iter()
+            .map(|(key, value)| {
+                (key.get_ref().to_string(), (key.span().start, spot(value.span().start, value.get_ref())))
+            })
+            .collect(),
+    )
+}
+
+fn spot(start: usize, value: &DeValue<'_>) -> Spot {
+    let inner = match value {
+        DeValue::Array(items) => {
+            Inner::Array(items.iter().map(|item| spot(item.span().start, item.get_ref())).collect())
+        }
+        DeValue::Table(table) => table_spots(table),
+        _ => Inner::Leaf,
+    };
+    Spot { start, inner }
+}
+
+fn dict(table: &DeTable<'_>) -> Dict {
+    table.iter().map(|(key, value)| (key.get_ref().to_string(), to_value(value.get_ref()))).collect()
+}
+
+/// A TOML value as a layer's value. A date becomes its text; a number beyond 128 bits becomes infinite (and is refused
+/// by every range).
+fn to_value(value: &DeValue<'_>) -> Value {
+    let tag = Tag::Default;
+    match value {
+        DeValue::String(text) => Value::String(tag, text.to_string()),
+        DeValue::Integer(number) => {
+            let number = i128::from_str_radix(number.as_str(), number.radix());
+            Value::Num(tag, number.map_or(Num::F64(f64::INFINITY), Num::I128))
+        }
+        DeValue::Float(number) => Value::Num(tag, Num::F64(number.as_str().parse().unwrap_or(f64::NAN))),
+        DeValue::Boolean(flag) => Value::Bool(tag, *flag),
+        DeValue::Datetime(time) => Value::String(tag, time.to_string()),
+        DeValue::Array(items) => {
+            Value::Array(tag, items.iter().map(|item| to_value(item.get_ref())).collect())
+        }
+        DeValue::Table(table) => Value::Dict(tag, dict(table)),
+    }
+}
+
+/// A single TOML value (not a document): for defaults, environment and flags.
+pub(crate) fn parse_value(text: &str) -> Option<Value> {
+    DeValue::parse(text).ok().map(|value| to_value(value.get_ref()))
+}
+
+fn line_starts(text: &str) -> Vec<usize> {
+    let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+    core::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect()
+}
+
+fn place(text: &str, line_starts: &[usize], offset: usize) -> Place {
+    let offset = offset.min(text.len());
+    let line = line_starts.partition_point(|start| *start <= offset).max(1);
+    let start = line_starts[line - 1]; // invariant: line is between 1 and the number of lines
+    let column = text.get(start..offset).map_or(offset - start, |before| before.chars().count()) + 1;
+    Place { line: saturate(line), column: saturate(column) }
+}
+
+fn saturate(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "mode = \"x\"\n\n[[service]]\nname = \"é\"; \n";
+
+    fn document(text: &str) -> Document {
+        Document::parse("t.toml".into(), text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn places_count_characters_from_one() {
+        let document = document(
+            "mode = \"é\" # x\n[[service]]\nname='a'\nports = [{ number = 1 }, { number = 2 }]\n[a]\nb = 1\n",
+        );
+        let at = |path, part| {
+            let place = document.place(path, part);
+            (place.line, place.column)
+        };
+        assert_eq!(at("mode", Part::Key), (1, 1));
+        assert_eq!(at("mode", Part::Value), (1, 8));
+        assert_eq!(at("service[0].name", Part::Value), (3, 6));
+        assert_eq!(at("service[0].ports[1].number", Part::Key), (4, 28));
+        assert_eq!(at("service[0].ports[1].missing", Part::Key), (4, 26));
+        assert_eq!(at("a.b", Part::Value), (6, 5));
+        assert_eq!(at("service[0]", Part::Value).0, 2);
+        assert_eq!(at("service[0].gone", Part::Value).0, 2);
+    }
+
+    #[test]
+    fn a_syntax_error_has_its_place() {
+        let Err(error) = Document::parse("t.toml".into(), TEXT.to_owned()) else { panic!("parsed") };
+        assert_eq!((error.place.line, error.place.column), (4, 11), "{}", error.message);
+    }
+
+    #[test]
+    fn quoted_names_keep_their_dots() {
+        let document = document("[a]\n\"b.c\" = 1\n");
+        assert_eq!(document.place(&join("a", "b.c"), Part::Key).line, 2);
+    }
+}
