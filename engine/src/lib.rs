@@ -16,6 +16,8 @@
 //!   Whatever is in flight is cancelled and waited for before the descriptor is closed.
 
 mod buffer;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod deadline;
 mod instant;
 pub mod limits;

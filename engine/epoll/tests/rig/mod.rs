@@ -1,0 +1,20 @@
+//! How the shared suite gets at this engine.
+
+use std::future::Future;
+
+use sluice_engine::conformance::{Rig, Tuning};
+use sluice_engine_epoll::{Config, EpollEngine};
+
+/// The epoll engine.
+pub(crate) struct Epoll;
+
+impl Rig for Epoll {
+    type Engine = EpollEngine;
+
+    fn run<F: Future>(tuning: Tuning, body: impl FnOnce(EpollEngine) -> F) -> F::Output {
+        let Tuning { buffers_max: pool_buffers_max, pipes_max } = tuning;
+        let engine = EpollEngine::new(Config { pool_buffers_max, pipes_max, ..Config::default() });
+        let engine = engine.expect("an engine");
+        engine.block_on(body(engine.clone()))
+    }
+}
