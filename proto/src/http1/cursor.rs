@@ -1,8 +1,6 @@
 //! Keeps the work of reading a head linear in its bytes, however small the pieces it arrives in. Knows nothing of what
 //! a head says.
 
-use memchr::memmem;
-
 use super::{
     HeadError, HeadLimits, Method, Progress, RequestHead, ResponseHead, parse_request_head,
     parse_response_head,
@@ -10,9 +8,9 @@ use super::{
 
 /// Remembers how far a growing buffer has been searched for the end of its head.
 ///
-/// The head is parsed when its end is there, and before that only when the buffer has doubled: garbage is still
-/// answered early, and one-byte reads cost no more than a constant number of passes. One cursor is for one head: take
-/// a new one (`default`) for the next.
+/// The head is parsed when its end is there (or a line end that is an error), and before that only when the buffer has
+/// doubled: garbage is still answered early, and one-byte reads cost no more than a constant number of passes. One
+/// cursor is for one head: take a new one (`default`) for the next.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeadCursor {
     searched: usize,
@@ -50,17 +48,23 @@ impl HeadCursor {
     }
 
     fn is_due(&mut self, bytes: &[u8], limits: &HeadLimits) -> bool {
-        const END: &[u8] = b"\r\n\r\n";
-        // First look: most heads are whole, and then the parser itself finds the end.
+        // The first look is always due: most heads are whole, and then the parser itself finds the end.
         let doubled = bytes.len() >= 2 * self.parsed;
-        let due = doubled || bytes.len() >= limits.head_bytes_max || {
-            let from = self.searched.saturating_sub(END.len() - 1).min(bytes.len());
-            memmem::find(&bytes[from..], END).is_some()
-        };
+        let due =
+            doubled || bytes.len() >= limits.head_bytes_max || has_remarkable_line_end(bytes, self.searched);
         self.searched = bytes.len();
         if due {
             self.parsed = bytes.len();
         }
         due
     }
+}
+
+/// Whether a line end from `from` on is that of an empty line, or is none that RFC 9112 knows.
+fn has_remarkable_line_end(bytes: &[u8], from: usize) -> bool {
+    let fresh = &bytes[from.min(bytes.len())..];
+    memchr::memchr_iter(b'\n', fresh).any(|at| match bytes[..bytes.len() - fresh.len() + at] {
+        [.., before, b'\r'] => matches!(before, b'\n' | b'\r'),
+        _ => true,
+    })
 }

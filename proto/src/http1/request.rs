@@ -162,9 +162,8 @@ impl<'b> Facts<'b> {
     fn add(&mut self, header: &Header<'b>, version: Version) -> Result<(), HeadError> {
         match header.id {
             HeaderName::Host => {
-                if self.host.replace(Authority::parse(header.value)?).is_some() {
-                    return Err(HeadError::Malformed("Host twice"));
-                }
+                let earlier = self.host.replace(Authority::parse(header.value)?);
+                refuse(earlier.is_some(), "Host twice")?;
             }
             HeaderName::ContentLength => self.framing.content_length(header.value)?,
             HeaderName::TransferEncoding => self.framing.transfer_encoding(header.value)?,
@@ -179,12 +178,14 @@ impl<'b> Facts<'b> {
             }
             HeaderName::Expect => return Err(HeadError::UnsupportedExpectation),
             HeaderName::ProxyAuthorization => {
-                if core::mem::replace(&mut self.credentials, true) {
-                    return Err(HeadError::Malformed("Proxy-Authorization twice"));
-                }
+                refuse(core::mem::replace(&mut self.credentials, true), "Proxy-Authorization twice")?;
             }
             _ => {}
         }
         Ok(())
     }
+}
+
+fn refuse(repeated: bool, what: &'static str) -> Result<(), HeadError> {
+    if repeated { Err(HeadError::Malformed(what)) } else { Ok(()) }
 }
