@@ -41,6 +41,7 @@ pub fn load(source: &Source) -> Result<Loaded, Report> {
         errors: RefCell::new(errors),
         warnings: RefCell::default(),
         folder,
+        files: RefCell::default(),
     };
     let plan = check.plan(&value, file);
     let (errors, warnings) = (sorted(check.errors.into_inner()), sorted(check.warnings.into_inner()));

@@ -14,6 +14,9 @@ use crate::secret::Secret;
 pub struct Plan {
     /// The file it was read from; `None`: defaults, environment and flags only.
     pub file: Option<PathBuf>,
+    /// Every file whose change may change the plan: the file itself and those that it names (`hosts_file`,
+    /// `password_file`).
+    pub files: Vec<PathBuf>,
     /// What happens to destinations that match no service.
     pub mode: Mode,
     /// Every door, in the order of the file; binds are unique.

@@ -1,1 +1,19 @@
-//! Everything slow: reload, DNS, admin, log writing.
+//! Everything slow: reload, DNS, admin, log writing. It publishes immutable snapshots to the workers and never touches a
+//! flow; it must not know an engine or a session.
+//!
+//! Threads: `control` waits (DNS, admin, timers, signals), `records` formats and hands lines to a [`LogWriter`], `heavy` is
+//! niced and does what takes time (compiling and freeing snapshots, encoding metrics).
+
+pub mod admin;
+pub mod backlog;
+pub mod dns;
+pub mod doors;
+pub mod explain;
+pub mod heavy;
+pub mod limits;
+pub mod local;
+pub mod records;
+pub mod status;
+pub mod watch;
+
+pub use records::{LogWriter, StreamWriter};

@@ -9,6 +9,7 @@ mod settings;
 mod workloads;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub(crate) struct Check<'c> {
     pub(crate) warnings: RefCell<Vec<Problem>>,
     /// Relative paths of `hosts_file` and `password_file` start here.
     pub(crate) folder: PathBuf,
+    /// Every file that the configuration names and that was read for it.
+    pub(crate) files: RefCell<BTreeSet<PathBuf>>,
 }
 
 /// A value with its path. Wrong types read as absent: they have been reported already.
@@ -112,7 +115,9 @@ impl Check<'_> {
 
     /// A path as written, taken from the configuration file's folder if it is relative.
     pub(crate) fn file(&self, text: &str) -> PathBuf {
-        self.folder.join(text)
+        let path = self.folder.join(text);
+        self.files.borrow_mut().insert(path.clone());
+        path
     }
 
     pub(crate) fn origin(&self, node: &Node<'_>) -> Origin {
@@ -155,6 +160,7 @@ impl Check<'_> {
         };
         self.compile(&policy_input);
         Some(Plan {
+            files: file.iter().cloned().chain(self.files.take()).collect(),
             file,
             mode: mode?,
             doors,

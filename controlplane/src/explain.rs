@@ -1,0 +1,343 @@
+//! "What would happen if …": words of the admin API and of the command line to a policy request, and the answer as text
+//! and JSON. The decision itself is the policy's; nothing is judged here.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sluice_policy::{
+    Decision, HostBuf, Identity, Proof, Request, Snapshot, Source, Trail, UnixSeconds, WorkloadInput,
+    parse_host,
+};
+
+/// The question, as it is typed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// `namespace/name`, a SPIFFE id, an IP address; absent: somebody unknown.
+    pub from: Option<&'a str>,
+    /// A URL, or `host:port`.
+    pub to: &'a str,
+    /// The original destination of a redirected connection, `ip:port`.
+    pub original: Option<&'a str>,
+}
+
+/// Why a question cannot be answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// The source is none of the three forms.
+    #[error("from={0:?}: give namespace/name, a SPIFFE id or an IP address")]
+    From(String),
+    /// The destination is neither URL nor host:port.
+    #[error("to={0:?}: give a URL such as https://example.org, or host:port")]
+    To(String),
+    /// The destination's host is no host.
+    #[error("to={to:?}: the host {error}")]
+    Host {
+        /// As typed.
+        to: String,
+        /// What is wrong.
+        error: sluice_policy::HostError,
+    },
+    /// The original destination is no socket address.
+    #[error("original={0:?}: give ip:port")]
+    Original(String),
+}
+
+/// The decision and how it came about.
+#[derive(Debug)]
+pub struct Answer {
+    /// What would happen.
+    pub decision: Decision,
+    /// Step by step.
+    pub trail: Trail,
+    /// What was assumed about the source.
+    pub assumed: String,
+    service: Option<String>,
+    matched: Option<String>,
+}
+
+/// Asks the policy.
+///
+/// # Errors
+/// [`QuestionError`] where the question cannot be read.
+pub fn explain(
+    policy: &Snapshot,
+    workloads: &[WorkloadInput],
+    question: &Question<'_>,
+    now: UnixSeconds,
+) -> Result<Answer, QuestionError> {
+    let asker = Asker::find(policy, workloads, question.from)?;
+    let (host, port) = destination(question.to)?;
+    let mut buffer = HostBuf::new();
+    let host = parse_host(host.as_bytes(), &mut buffer)
+        .map_err(|error| QuestionError::Host { to: question.to.to_owned(), error })?;
+    let original = question
+        .original
+        .map(|text| text.parse::<SocketAddr>().map_err(|_| QuestionError::Original(text.to_owned())))
+        .transpose()?;
+    let source = Source { proof: asker.proof, identity: asker.identity.as_deref(), address: asker.address };
+    let request = Request { source, host: Some(host), original, port, bound: None };
+    let (decision, trail) = sluice_policy::explain(policy, &request, now);
+    Ok(Answer {
+        decision,
+        trail,
+        assumed: asker.assumed,
+        service: decision.service.map(|id| {
+            let service = policy.service(id);
+            format!("{}/{}", service.namespace, service.name)
+        }),
+        matched: decision.matched.map(|id| policy.matched_host(id).to_owned()),
+    })
+}
+
+impl Answer {
+    /// Whether the flow may go on.
+    pub fn passes(&self) -> bool {
+        self.decision.passes()
+    }
+
+    /// As the admin API gives it.
+    pub fn to_json(&self) -> Value {
+        let steps: Vec<Value> = self
+            .trail
+            .steps
+            .iter()
+            .map(|step| {
+                json!({
+                    "about": step.about,
+                    "found": step.found,
+                    "origin": step.origin.as_ref().map(ToString::to_string),
+                    "change": step.change,
+                })
+            })
+            .collect();
+        json!({
+            "decision": self.decision.verdict.as_str(),
+            "reason": self.decision.reason.as_str(),
+            "service": self.service,
+            "matched": self.matched,
+            "shadow": {
+                "decision": self.decision.shadow.verdict.as_str(),
+                "reason": self.decision.shadow.reason.as_str(),
+            },
+            "assumed": self.assumed,
+            "trail": steps,
+        })
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.decision.verdict.as_str(), self.decision.reason.as_str())?;
+        if let Some(service) = &self.service {
+            write!(out, " by {service}")?;
+        }
+        writeln!(out, "\n{:<12} {}", "assumed", self.assumed)?;
+        writeln!(out, "{}", self.trail)
+    }
+}
+
+/// Who is taken to be asking.
+struct Asker {
+    proof: Proof,
+    identity: Option<Arc<Identity>>,
+    address: IpAddr,
+    assumed: String,
+}
+
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Asker {
+    fn find(policy: &Snapshot, workloads: &[WorkloadInput], from: Option<&str>) -> Result<Self, QuestionError> {
+        let Some(from) = from else {
+            let assumed = "a source without proof".to_owned();
+            return Ok(Self { proof: Proof::None, identity: None, address: NO_ADDRESS, assumed });
+        };
+        if let Ok(address) = from.parse::<IpAddr>() {
+            return Ok(Self::by_address(policy, address));
+        }
+        if from.starts_with("spiffe://") {
+            return Self::by_principal(workloads, from);
+        }
+        match from.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::by_name(workloads, namespace, name))
+            }
+            _ => Err(QuestionError::From(from.to_owned())),
+        }
+    }
+
+    fn by_address(policy: &Snapshot, address: IpAddr) -> Self {
+        let identity = policy.workload_by_address(address).cloned();
+        let (proof, assumed) = match &identity {
+            Some(_) => (Proof::Address, format!("{address}, whose workload is known by its address")),
+            None => (Proof::None, format!("{address}, which belongs to no [[workload]]")),
+        };
+        Self { proof, identity, address, assumed }
+    }
+
+    fn by_principal(workloads: &[WorkloadInput], principal: &str) -> Result<Self, QuestionError> {
+        let known = workloads.iter().find(|workload| workload.identity.principal.as_deref() == Some(principal));
+        let identity = match known {
+            Some(workload) => Arc::clone(&workload.identity),
+            None => Arc::new(
+                identity_of(principal).ok_or_else(|| QuestionError::From(principal.to_owned()))?,
+            ),
+        };
+        let assumed = format!("the certificate of {principal}");
+        Ok(Self { proof: Proof::Certificate, identity: Some(identity), address: NO_ADDRESS, assumed })
+    }
+
+    /// The strongest proof that the workload's entry makes possible.
+    fn by_name(workloads: &[WorkloadInput], namespace: &str, name: &str) -> Self {
+        let is_named = |workload: &&WorkloadInput| {
+            let identity = &workload.identity;
+            identity.namespace.as_deref() == Some(namespace) && identity.workload.as_deref() == Some(name)
+        };
+        let (proof, identity, assumed) = match workloads.iter().find(is_named) {
+            Some(workload) if workload.identity.principal.is_some() => {
+                (Proof::Certificate, Arc::clone(&workload.identity), "with its certificate")
+            }
+            Some(workload) if workload.addresses.is_empty() => {
+                (Proof::Credentials, Arc::clone(&workload.identity), "with its credentials")
+            }
+            Some(workload) => (Proof::Address, Arc::clone(&workload.identity), "known by its address"),
+            None => {
+                let identity = Identity {
+                    namespace: Some(namespace.into()),
+                    workload: Some(name.into()),
+                    ..Identity::default()
+                };
+                (Proof::Certificate, Arc::new(identity), "which no [[workload]] names, with a certificate")
+            }
+        };
+        let assumed = format!("workload {namespace}/{name}, {assumed}");
+        Self { proof, identity: Some(identity), address: NO_ADDRESS, assumed }
+    }
+}
+
+/// Namespace and service account of `spiffe://domain/ns/NAMESPACE/sa/ACCOUNT`.
+fn identity_of(principal: &str) -> Option<Identity> {
+    let mut parts = principal.strip_prefix("spiffe://")?.split('/');
+    let domain = parts.next()?;
+    let (ns, namespace, sa, account) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let whole = ns == "ns" && sa == "sa" && parts.next().is_none();
+    let named = !domain.is_empty() && !namespace.is_empty() && !account.is_empty();
+    (whole && named).then(|| Identity {
+        principal: Some(principal.into()),
+        namespace: Some(namespace.into()),
+        service_account: Some(account.into()),
+        ..Identity::default()
+    })
+}
+
+/// Host and port of a URL or of `host:port`.
+fn destination(to: &str) -> Result<(&str, u16), QuestionError> {
+    let error = || QuestionError::To(to.to_owned());
+    let (scheme, rest) = to.split_once("://").map_or((None, to), |(scheme, rest)| (Some(scheme), rest));
+    let authority = match scheme {
+        Some(_) => rest.split(['/', '?', '#']).next().unwrap_or_default(),
+        None => rest,
+    };
+    let port_at = match authority.rfind(']') {
+        Some(bracket) => authority[bracket..].find(':').map(|colon| bracket + colon),
+        None => authority.rfind(':'),
+    };
+    let (host, port) = match port_at {
+        Some(at) => {
+            let digits = &authority[at + 1..];
+            let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+            let port = digits.parse::<u16>().ok().filter(|port| plain && *port != 0).ok_or_else(error)?;
+            (&authority[..at], port)
+        }
+        None => match scheme {
+            Some("http" | "ws") => (authority, 80),
+            Some("https" | "wss") => (authority, 443),
+            _ => return Err(error()),
+        },
+    };
+    if host.is_empty() { Err(error()) } else { Ok((host, port)) }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_policy::{HostPattern, Mode, Origin, Pattern, PolicyInput, Selector, ServiceInput, compile};
+
+    fn policy() -> (Snapshot, Vec<WorkloadInput>) {
+        let mut input = PolicyInput::new(Mode::RegistryOnly);
+        let mut service = ServiceInput::new("default", "httpbin-ext", Origin::new("sluice.toml", 7));
+        service.hosts = vec![HostPattern::parse("httpbin.org").expect("a host")];
+        service.allow = Some(vec![Selector {
+            service_account: Some(Pattern::parse("idgen").expect("a pattern")),
+            ..Selector::default()
+        }]);
+        input.services = vec![service];
+        let identity = Identity {
+            namespace: Some("default".into()),
+            workload: Some("idgen".into()),
+            service_account: Some("idgen".into()),
+            ..Identity::default()
+        };
+        let addresses = vec!["10.1.2.0/24".parse().expect("a range")];
+        input.workloads =
+            vec![WorkloadInput { identity: Arc::new(identity), addresses, origin: Origin::new("sluice.toml", 3) }];
+        let workloads = input.workloads.clone();
+        (compile(input).expect("compiles"), workloads)
+    }
+
+    fn ask(from: Option<&str>, to: &str) -> Result<Answer, QuestionError> {
+        let (policy, workloads) = policy();
+        explain(&policy, &workloads, &Question { from, to, original: None }, UnixSeconds(0))
+    }
+
+    #[test]
+    fn every_form_of_source_is_understood() {
+        for (from, passes) in [
+            (Some("default/idgen"), true),
+            (Some("spiffe://cluster.local/ns/default/sa/idgen"), true),
+            (Some("10.1.2.3"), true),
+            (Some("10.9.9.9"), false),
+            (Some("other/thing"), false),
+            (None, false),
+        ] {
+            let answer = ask(from, "https://httpbin.org/uuid").expect("an answer");
+            assert_eq!(answer.passes(), passes, "{from:?}\n{answer}");
+        }
+    }
+
+    #[test]
+    fn destinations_are_urls_or_host_and_port() {
+        for (to, expected) in [
+            ("http://a.test/x?y", ("a.test", 80)),
+            ("https://a.test", ("a.test", 443)),
+            ("https://a.test:8443#z", ("a.test", 8443)),
+            ("a.test:25", ("a.test", 25)),
+            ("[2001:db8::1]:443", ("[2001:db8::1]", 443)),
+            ("https://[2001:db8::1]/", ("[2001:db8::1]", 443)),
+        ] {
+            assert_eq!(destination(to), Ok(expected));
+        }
+        for to in ["a.test", "a.test:", "a.test:+1", "a.test:0", "a.test:65536", ":443", "ftp://a.test", ""] {
+            assert!(destination(to).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        assert!(matches!(ask(Some("idgen"), "a.test:1"), Err(QuestionError::From(_))));
+        assert!(matches!(ask(Some("spiffe://x/y"), "a.test:1"), Err(QuestionError::From(_))));
+        assert!(matches!(ask(None, "a..test:1"), Err(QuestionError::Host { .. })));
+    }
+
+    #[test]
+    fn text_and_json_tell_the_same() {
+        let answer = ask(Some("default/idgen"), "https://httpbin.org").expect("an answer");
+        let json = answer.to_json();
+        assert_eq!((&json["decision"], &json["reason"]), (&json!("allow"), &json!("registered")));
+        assert_eq!((&json["service"], &json["matched"]), (&json!("default/httpbin-ext"), &json!("httpbin.org")));
+        assert!(answer.to_string().starts_with("allow: registered by default/httpbin-ext\n"), "{answer}");
+    }
+}
