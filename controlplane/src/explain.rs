@@ -264,14 +264,14 @@ fn destination(to: &str) -> Result<(&str, u16), QuestionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_policy::{HostPattern, Mode, Origin, Pattern, PolicyInput, Selector, ServiceInput, compile};
+    use sluice_policy::{HostPattern, Mode, Origin, PolicyInput, Selector, ServiceInput, compile};
 
     fn policy() -> (Snapshot, Vec<WorkloadInput>) {
         let mut input = PolicyInput::new(Mode::RegistryOnly);
         let mut service = ServiceInput::new("default", "httpbin-ext", Origin::new("sluice.toml", 7));
         service.hosts = vec![HostPattern::parse("httpbin.org").expect("a host")];
         service.allow = Some(vec![Selector {
-            service_account: Some(Pattern::parse("idgen").expect("a pattern")),
+            service_account: Some("idgen".parse().expect("a pattern")),
             ..Selector::default()
         }]);
         input.services = vec![service];

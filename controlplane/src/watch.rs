@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use inotify::{Inotify, WatchDescriptor, WatchMask};
-use tokio::io::unix::AsyncFd;
+use futures_util::StreamExt;
+use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio::time::Instant;
 
 use crate::limits::{RELOAD_QUIET_MS, RELOAD_QUIET_TOTAL_MS};
@@ -22,7 +22,7 @@ const EVENT_BYTES: usize = 4096;
 
 /// Watches a set of files.
 pub struct Watcher {
-    inotify: AsyncFd<Inotify>,
+    events: EventStream<Vec<u8>>,
     directories: BTreeMap<PathBuf, WatchDescriptor>,
     names: HashMap<WatchDescriptor, BTreeSet<OsString>>,
 }
@@ -33,15 +33,15 @@ impl Watcher {
     /// # Errors
     /// As inotify_init1(2): the limit of instances or descriptors.
     pub fn new() -> io::Result<Self> {
-        let inotify = AsyncFd::register(Inotify::init()?)?;
-        Ok(Self { inotify, directories: BTreeMap::new(), names: HashMap::new() })
+        let events = Inotify::init()?.into_event_stream(vec![0; EVENT_BYTES])?;
+        Ok(Self { events, directories: BTreeMap::new(), names: HashMap::new() })
     }
 
     /// Watches these files from now on, whether they exist or not, and no others. A directory that cannot be
     /// watched is logged; SIGHUP still works.
     pub fn set(&mut self, files: &[PathBuf]) {
         let wanted = places(files);
-        let mut watches = self.inotify.get_ref().watches();
+        let mut watches = self.events.watches();
         let gone: Vec<PathBuf> =
             self.directories.keys().filter(|path| !wanted.contains_key(*path)).cloned().collect();
         for path in gone {
@@ -70,36 +70,25 @@ impl Watcher {
     /// # Errors
     /// As read(2) on the inotify descriptor.
     pub async fn changed(&mut self) -> io::Result<()> {
-        while !self.read_events().await? {}
+        while !self.next().await? {}
         let quiet = Duration::from_millis(RELOAD_QUIET_MS);
         let latest = Instant::now() + Duration::from_millis(RELOAD_QUIET_TOTAL_MS);
         let mut until = Instant::now() + quiet;
         loop {
             tokio::select! {
                 biased;
-                changed = self.read_events() => if changed? { until = latest.min(Instant::now() + quiet) },
+                changed = self.next() => if changed? { until = latest.min(Instant::now() + quiet) },
                 () = tokio::time::sleep_until(until) => return Ok(()),
             }
         }
     }
 
-    /// Waits for events and says whether one of them is about a watched file.
-    async fn read_events(&mut self) -> io::Result<bool> {
-        let mut buffer = [0; EVENT_BYTES];
-        let names = &self.names;
-        let mut guard = self.inotify.readable_mut().await?;
-        let read = guard.try_io(|inotify| {
-            let events = inotify.get_mut().read_events(&mut buffer)?;
-            Ok(events.fold(false, |any, event| {
-                let watched = names.get(&event.wd).zip(event.name).is_some_and(|(names, name)| names.contains(name));
-                any | watched | event.mask.contains(inotify::EventMask::Q_OVERFLOW)
-            }))
-        });
-        match read {
-            Ok(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            Ok(Ok(watched)) => Ok(watched),
-            _ => Ok(false),
-        }
+    /// Waits for an event and says whether it is about a watched file. Safe to drop: no event is lost.
+    async fn next(&mut self) -> io::Result<bool> {
+        let Some(event) = self.events.next().await else { return std::future::pending().await };
+        let event = event?;
+        let watched = self.names.get(&event.wd).zip(event.name).is_some_and(|(names, name)| names.contains(&name));
+        Ok(watched || event.mask.contains(EventMask::Q_OVERFLOW))
     }
 }
 
