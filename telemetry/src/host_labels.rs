@@ -94,6 +94,19 @@ impl HostTable {
     }
 }
 
+/// The host of an authority: `a:80` is `a`, `[::1]:80` is `[::1]`; a bare IPv6 address is left alone.
+pub(crate) fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if port.bytes().all(|byte| byte.is_ascii_digit())
+                && (host.ends_with(']') || !host.contains(':')) =>
+        {
+            host
+        }
+        _ => authority,
+    }
+}
+
 /// The name in lower case, without trailing dot, if it is a valid DNS name that is no IPv4 literal in any notation (its
 /// last label is not a number). Letters, digits, hyphen and underscore; labels of 1 to 63 bytes.
 pub(crate) fn canonical<'b>(host: &str, buffer: &'b mut [u8; HOST_BYTES_MAX]) -> Option<&'b str> {
@@ -160,6 +173,19 @@ mod tests {
         assert_eq!(copy.lookup(SourceId::UNKNOWN, "flood2.test"), Admission::Refused);
         assert_eq!(copy.lookup(SourceId::UNKNOWN, &host(3)), Admission::Admitted);
         assert_eq!(copy.lookup(SourceId(1), &host(3)), Admission::Open);
+    }
+
+    #[test]
+    fn a_port_is_no_part_of_a_host() {
+        let pairs = [
+            ("a:80", "a"),
+            ("a", "a"),
+            ("a:", "a"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("::1", "::1"),
+        ];
+        assert!(pairs.iter().all(|(authority, host)| without_port(authority) == *host));
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub enum Destination<'a> {
     },
     /// Not registered, let through.
     Passthrough {
-        /// The destination's name, where one is known: Host, CONNECT or SOCKS target, SNI. No port.
+        /// The destination's name, where one is known: Host, CONNECT or SOCKS target, SNI. A port is ignored.
         host: Option<&'a str>,
     },
     /// Not registered, black-holed.

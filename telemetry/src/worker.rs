@@ -108,8 +108,12 @@ impl WorkerMetrics {
         };
         let mut buffer = [0; HOST_BYTES_MAX];
         let service = match (self.shared.settings.host_labels, host) {
-            (_, None) | (HostLabelMode::Istio, Some("")) => None,
-            (HostLabelMode::Istio, Some(host)) => (traffic == Traffic::Http).then_some(host),
+            (_, None) => None,
+            (HostLabelMode::Istio, Some(host)) => {
+                let host = host_labels::without_port(host);
+                let fits = (1..=HOST_BYTES_MAX).contains(&host.len());
+                (traffic == Traffic::Http && fits).then_some(host)
+            }
             (HostLabelMode::Bounded, Some(host)) => match self.bounded_label(source, host, &mut buffer) {
                 HostLabel::Name(name) => Some(name),
                 HostLabel::Unknown => None,
@@ -128,7 +132,7 @@ impl WorkerMetrics {
         host: &str,
         buffer: &'b mut [u8; HOST_BYTES_MAX],
     ) -> HostLabel<'b> {
-        let Some(name) = host_labels::canonical(host, buffer) else {
+        let Some(name) = host_labels::canonical(host_labels::without_port(host), buffer) else {
             return HostLabel::Unknown;
         };
         let copy = &mut self.known.borrow_mut().hosts;
@@ -255,7 +259,7 @@ impl WorkerMetrics {
         self.slots.tcp.row(index, stamp)
     }
 
-    /// Counts a policy decision and what registry-only would have said, in the policy's own words.
+    /// Counts a policy decision, in the policy's own words.
     pub fn decision(&self, decision: &'static str, reason: &'static str, protocol: &'static str) {
         self.count(Family::PolicyDecisions, &[decision, reason, protocol], 1);
     }
