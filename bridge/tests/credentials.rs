@@ -1,4 +1,5 @@
 //! Credentials: who is let in, who is not, and what never shows.
+#![allow(clippy::unwrap_used)] // tests
 
 use proptest::prelude::*;
 use sluice_bridge::{Credentials, CredentialsBuilder, CredentialsError, limits, source_labels};

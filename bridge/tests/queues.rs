@@ -1,4 +1,5 @@
 //! Defaults and queues as their users on both sides rely on them.
+#![allow(clippy::unwrap_used)] // tests
 
 use sluice_bridge::{
     AccessLog, Addresses, Command, Credentials, Deny, DnsAnswer, DnsFailure, DnsQuestion, DnsSettings,

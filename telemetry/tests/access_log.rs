@@ -1,4 +1,5 @@
 //! The two access-log formats: Istio's columns and keys, and values that try to break out of them.
+#![allow(clippy::unwrap_used)] // tests
 
 use proptest::prelude::*;
 use sluice_telemetry::{

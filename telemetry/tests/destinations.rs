@@ -1,4 +1,5 @@
 //! Istio's destination labels for egress, row by row, in both modes of host labels; and the bound on host labels.
+#![allow(clippy::unwrap_used)] // tests
 
 mod common;
 

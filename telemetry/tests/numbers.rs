@@ -1,5 +1,6 @@
 //! Counting: sums over workers, histograms as exposed, the cap on series, eviction, a reader beside a writer, and no
 //! allocation on the hot path.
+#![allow(clippy::unwrap_used)] // tests
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! A small reader of the Prometheus text format, strict where the format is: it panics on what a scraper would refuse.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // tests, of which each uses a part
 
 use sluice_telemetry::Registry;
 use std::collections::{BTreeMap, BTreeSet};
