@@ -1,4 +1,5 @@
-//! Addresses and ranges: one form for an address however it is wrapped. It must not know what a range is used for.
+//! Addresses and ranges: one form for an address however it is wrapped. It must not know what a range is used
+//! for.
 
 use core::{
     fmt,
@@ -34,7 +35,8 @@ pub enum CidrError {
 }
 
 impl Cidr {
-    /// The range of `prefix_bits` around `address`, whose further bits are cleared; `None` if the prefix is too long.
+    /// The range of `prefix_bits` around `address`, whose further bits are cleared; `None` if the prefix is
+    /// too long.
     pub fn new(address: IpAddr, prefix_bits: u8) -> Option<Self> {
         if prefix_bits > max_bits(address) {
             return None;
@@ -90,7 +92,8 @@ impl Cidr {
         left_aligned(self.network)
     }
 
-    /// This range with the wrapping of [`unwrap_address`] taken off, so that both sides of a comparison look alike.
+    /// This range with the wrapping of [`unwrap_address`] taken off, so that both sides of a comparison look
+    /// alike.
     pub(crate) fn unwrapped(&self, nat64: &[Self]) -> Self {
         let Some((wrapper, embedded)) = wrapper_of(self.network, nat64) else { return *self };
         if self.prefix_bits < wrapper.prefix_bits {
@@ -147,8 +150,9 @@ const NAT64_WELL_KNOWN: Cidr = Cidr::constant(IpAddr::V6(Ipv6Addr::new(0x64, 0xf
 /// RFC 3056: 6to4.
 const SIX_TO_FOUR: Cidr = Cidr::constant(IpAddr::V6(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0)), 16);
 
-/// The address that a packet to `address` ends up at: IPv4-mapped (::ffff:0:0/96), NAT64 (64:ff9b::/96 and the prefixes in `nat64`,
-/// RFC 6052) and 6to4 (2002::/16) addresses are the IPv4 address within. To be compared, never to be dialled.
+/// The address that a packet to `address` ends up at: IPv4-mapped (::ffff:0:0/96), NAT64 (64:ff9b::/96 and
+/// the prefixes in `nat64`, RFC 6052) and 6to4 (2002::/16) addresses are the IPv4 address within. To be
+/// compared, never to be dialled.
 pub fn unwrap_address(address: IpAddr, nat64: &[Cidr]) -> IpAddr {
     let address = address.to_canonical();
     match wrapper_of(address, nat64) {

@@ -78,7 +78,8 @@ pub enum Problem {
 pub struct CompileError {
     /// What is wrong.
     pub problem: Problem,
-    /// The places that it concerns, the first one first; empty only where no item is to blame (a limit on their number).
+    /// The places that it concerns, the first one first; empty only where no item is to blame (a limit on
+    /// their number).
     pub origins: Vec<Origin>,
 }
 

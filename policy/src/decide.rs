@@ -1,5 +1,5 @@
-//! The decision: one request against one snapshot. Total, without allocation, and the same code that `explain` traces.
-//! It must not know how a verdict is carried out.
+//! The decision: one request against one snapshot. Total, without allocation, and the same code that
+//! `explain` traces. It must not know how a verdict is carried out.
 
 use core::{
     net::{IpAddr, SocketAddr},
@@ -29,7 +29,8 @@ pub struct Request<'a> {
     pub original: Option<SocketAddr>,
     /// The destination's port, 1–65535.
     pub port: u16,
-    /// The one service that the door is bound to (`tcp` doors): it alone is judged, host and original destination are not.
+    /// The one service that the door is bound to (`tcp` doors): it alone is judged, host and original
+    /// destination are not.
     pub bound: Option<ServiceId>,
 }
 
@@ -350,7 +351,8 @@ impl Judge<'_> {
         }
     }
 
-    /// A destination without a name is dialled as it is (or stands for its service): the guard speaks at once.
+    /// A destination without a name is dialled as it is (or stands for its service): the guard speaks at
+    /// once.
     fn guarded<T: Tracer>(&self, address: IpAddr, decision: Decision, tracer: &mut T) -> Decision {
         let socket = SocketAddr::new(address, self.request.port);
         let Err(refusal) = self.snapshot.guard.check(socket, decision.service) else {

@@ -1,4 +1,5 @@
-//! Which addresses may be dialled at all, in either mode: the last look before a connect. It must not know names or sources.
+//! Which addresses may be dialled at all, in either mode: the last look before a connect. It must not know
+//! names or sources.
 
 use alloc::vec::Vec;
 use core::{
@@ -47,7 +48,8 @@ words! {
 }
 
 impl GuardClass {
-    /// Only a range that lies within the class's own range lets such an address through, a broader one never implies it.
+    /// Only a range that lies within the class's own range lets such an address through, a broader one never
+    /// implies it.
     pub const fn is_strict(self) -> bool {
         matches!(
             self,
@@ -156,6 +158,15 @@ impl Guard {
         if permitted { Ok(()) } else { Err(GuardRefusal { address, class, range }) }
     }
 
+    /// Every range that services name literally, with those services.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&Cidr, &[ServiceId])> {
+        self.named.values().iter().map(|named| (&named.range, named.services.as_slice()))
+    }
+
+    pub(crate) fn own_listeners(&self) -> &[SocketAddr] {
+        &self.own_listeners
+    }
+
     /// Whether a connect to this socket would reach a listener of our own.
     fn is_own(&self, address: IpAddr, port: u16) -> bool {
         // Linux takes 0.0.0.0 and :: as "this host": loopback.
@@ -177,7 +188,8 @@ impl Guard {
 }
 
 impl Snapshot {
-    /// Judges the very address that is about to be dialled (or kept, at a reload), for the service that the decision named.
+    /// Judges the very address that is about to be dialled (or kept, at a reload), for the service that the
+    /// decision named.
     ///
     /// To be asked on every dial and in either mode; queries to the configured DNS servers are exempt.
     ///

@@ -1,4 +1,5 @@
-//! Who asks, and how well that is proven. It must not know certificates or credentials, only what they established.
+//! Who asks, and how well that is proven. It must not know certificates or credentials, only what they
+//! established.
 
 use alloc::{sync::Arc, vec::Vec};
 use core::{fmt, net::IpAddr};

@@ -1,4 +1,5 @@
-//! What is compiled: plain data that the configuration fills. It must not know TOML or YAML, only where each item stood.
+//! What is compiled: plain data that the configuration fills. It must not know TOML or YAML, only where each
+//! item stood.
 
 use alloc::{string::String, sync::Arc, vec::Vec};
 use core::{fmt, net::IpAddr};

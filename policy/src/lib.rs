@@ -1,11 +1,11 @@
 //! Who may reach what, and why: the pure decision core of sluice.
 //!
-//! [`compile`] turns a [`PolicyInput`] (plain data that the configuration fills) into an immutable [`Snapshot`];
-//! [`decide`] judges one [`Request`] against it, [`explain`] runs the same code and keeps the trail, and
-//! [`Snapshot::guard`] judges every single address before it is dialled.
+//! [`compile`] turns a [`PolicyInput`] (plain data that the configuration fills) into an immutable
+//! [`Snapshot`]; [`decide`] judges one [`Request`] against it, [`explain`] runs the same code and keeps the
+//! trail, and [`Snapshot::guard`] judges every single address before it is dialled.
 //!
-//! This crate does no I/O, reads no clock and draws no random numbers: the time is an argument, the hash seed a field.
-//! It must not know sockets, wire formats, configuration files, or how a decision is carried out.
+//! This crate does no I/O, reads no clock and draws no random numbers: the time is an argument, the hash seed
+//! a field. It must not know sockets, wire formats, configuration files, or how a decision is carried out.
 #![no_std]
 
 extern crate alloc;

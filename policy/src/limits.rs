@@ -1,4 +1,5 @@
-//! The bounds of this crate, together. It must not know where the numbers are configured: these are not configurable.
+//! The bounds of this crate, together. It must not know where the numbers are configured: these are not
+//! configurable.
 
 /// Longest canonical name, in bytes, without the trailing dot (RFC 1035 §2.3.4 less the length octets).
 pub const NAME_BYTES_MAX: usize = 253;

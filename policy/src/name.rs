@@ -13,7 +13,8 @@ use crate::limits::{LABEL_BYTES_MAX, NAME_BYTES_MAX};
 /// A canonical host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host<'a> {
-    /// Lower-case A-labels without a trailing dot, 1–253 bytes, never something that could be read as an address.
+    /// Lower-case A-labels without a trailing dot, 1–253 bytes, never something that could be read as an
+    /// address.
     Name(&'a str),
     /// An address literal as it was written: not yet unwrapped (see [`crate::unwrap_address`]).
     Address(IpAddr),
@@ -57,7 +58,8 @@ pub enum HostError {
     /// Bytes above 0x7f: on the wire only A-labels (`xn--`) are names.
     #[error("is not ASCII: write it in A-labels (xn--…)")]
     NonAscii,
-    /// The last label is a number, yet the whole is no canonical dotted quad (`127.1`, `0x7f.1`, `0177.0.0.1`).
+    /// The last label is a number, yet the whole is no canonical dotted quad (`127.1`, `0x7f.1`,
+    /// `0177.0.0.1`).
     #[error("ends in a number, yet is no IPv4 address of four plain decimal numbers")]
     NumericLabel,
     /// A port (or an IPv6 address without brackets) in a host.
@@ -98,8 +100,9 @@ impl fmt::Debug for HostBuf {
 
 /// The canonical form of the host in `wire` (no port, no userinfo).
 ///
-/// Strips one trailing dot, lowers case, takes IPv6 in brackets (RFC 3986 §3.2.2) and IPv4 as a plain dotted quad; what a lenient
-/// resolver would read as an address (`0x7f.1`, `2130706433`, `127.1`) is an error, never a name. `_` is legal.
+/// Strips one trailing dot, lowers case, takes IPv6 in brackets (RFC 3986 §3.2.2) and IPv4 as a plain dotted
+/// quad; what a lenient resolver would read as an address (`0x7f.1`, `2130706433`, `127.1`) is an error,
+/// never a name. `_` is legal.
 pub fn parse_host<'b>(wire: &[u8], buf: &'b mut HostBuf) -> Result<Host<'b>, HostError> {
     if let Some(inner) = wire.strip_prefix(b"[") {
         return parse_bracketed(inner).map(|address| Host::Address(IpAddr::V6(address)));
@@ -108,8 +111,8 @@ pub fn parse_host<'b>(wire: &[u8], buf: &'b mut HostBuf) -> Result<Host<'b>, Hos
     if !ends_in_number(name) {
         return Ok(Host::Name(name));
     }
-    // The parser of `core` takes four plain decimal numbers without leading zeros, and nothing else. A dotted quad with a dot at its
-    // end would be an address to one reader and a name to another: refused.
+    // The parser of `core` takes four plain decimal numbers without leading zeros, and nothing else. A dotted
+    // quad with a dot at its end would be an address to one reader and a name to another: refused.
     match name.parse::<Ipv4Addr>() {
         Ok(address) if name.len() == wire.len() => Ok(Host::Address(IpAddr::V4(address))),
         _ => Err(HostError::NumericLabel),
@@ -157,7 +160,8 @@ fn canonical_name<'b>(wire: &[u8], buf: &'b mut HostBuf) -> Result<&'b str, Host
         .expect("invariant: only ASCII letters, digits, '-', '_' and '.' were copied"))
 }
 
-/// Whether a reader that takes numbers for addresses (WHATWG URL "ends in a number", `inet_aton`) would take `name` for one.
+/// Whether a reader that takes numbers for addresses (WHATWG URL "ends in a number", `inet_aton`) would take
+/// `name` for one.
 fn ends_in_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name).as_bytes();
     match last {
@@ -166,7 +170,8 @@ fn ends_in_number(name: &str) -> bool {
     }
 }
 
-/// A name of the registry: exact, or `*.suffix` for one label or more before the suffix, never the suffix itself.
+/// A name of the registry: exact, or `*.suffix` for one label or more before the suffix, never the suffix
+/// itself.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPattern {
     text: Box<str>,
@@ -208,7 +213,8 @@ impl HostPattern {
         self.text.strip_prefix("*.")
     }
 
-    /// Whether a canonical name falls under this pattern alone (the registry looks patterns up by hash instead).
+    /// Whether a canonical name falls under this pattern alone (the registry looks patterns up by hash
+    /// instead).
     pub fn matches(&self, name: &str) -> bool {
         match self.suffix() {
             None => *self.text == *name,

@@ -1,5 +1,6 @@
 //! Where a host or an address stands in the registry, at a cost that does not grow with it.
-//! It must not know who asks or what time it is: it only says which services hang on a host, in order of port.
+//! It must not know who asks or what time it is: it only says which services hang on a host, in order of
+//! port.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use core::{

@@ -1,4 +1,5 @@
-//! Which mode holds for which source. It must not know destinations: a mode only counts where no service matched.
+//! Which mode holds for which source. It must not know destinations: a mode only counts where no service
+//! matched.
 
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -34,7 +35,8 @@ pub type Scope = ScopeInput;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScopeId(pub(crate) u16);
 
-/// The scopes, the most specific first; the stricter first where two say as much; then in the order of the file.
+/// The scopes, the most specific first; the stricter first where two say as much; then in the order of the
+/// file.
 #[derive(Debug)]
 pub(crate) struct Scopes {
     pub(crate) global: Mode,

@@ -81,7 +81,8 @@ impl fmt::Debug for Pattern {
     }
 }
 
-/// Names sources: all fields that are present must match. A selector without fields names every source, also unproven ones.
+/// Names sources: all fields that are present must match. A selector without fields names every source, also
+/// unproven ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Selector {
     /// SPIFFE id.
@@ -130,8 +131,9 @@ impl Selector {
             && fits(&self.app, &identity.app)
     }
 
-    /// How much it says, for "the most specific wins": first which fields it names exactly, then which by pattern (principal over
-    /// workload over service account over app over namespace), then how many characters are given.
+    /// How much it says, for "the most specific wins": first which fields it names exactly, then which by
+    /// pattern (principal over workload over service account over app over namespace), then how many
+    /// characters are given.
     pub(crate) fn specificity(&self) -> (u8, u8, usize) {
         let (mut exact, mut patterns, mut characters) = (0, 0, 0);
         for (_, pattern) in self.fields() {

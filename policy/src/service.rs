@@ -217,6 +217,15 @@ impl Service {
         self.ports.get(id.index())
     }
 
+    /// The port to dial for one of this service's ports: the endpoint's own for it, else `target_port`, else
+    /// the number.
+    pub fn dial_port(&self, port: &Port, endpoint: Option<&Endpoint>) -> u16 {
+        let own = endpoint.zip(port.name.as_ref()).and_then(|(endpoint, name)| {
+            endpoint.ports.iter().find(|(wanted, _)| wanted == name).map(|(_, number)| *number)
+        });
+        own.or(port.target_port).unwrap_or(port.number)
+    }
+
     /// The port with this number.
     pub fn port_by_number(&self, number: u16) -> Option<(PortId, &Port)> {
         let index = self.ports.binary_search_by_key(&number, |port| port.number).ok()?;

@@ -1,4 +1,5 @@
-//! The compiled policy: immutable, shared by pointer, asked by every worker. It must not know how it was made or who holds it.
+//! The compiled policy: immutable, shared by pointer, asked by every worker. It must not know how it was made
+//! or who holds it.
 
 use alloc::{sync::Arc, vec::Vec};
 use core::net::IpAddr;
@@ -66,6 +67,11 @@ impl Snapshot {
             .expect("invariant: service ids are used with the snapshot that gave them")
     }
 
+    /// A service by an id of any origin: `None` if this snapshot has no such id.
+    pub fn find_service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.index())
+    }
+
     /// The service of this name, if there is one.
     pub fn service_by_name(&self, namespace: &str, name: &str) -> Option<ServiceId> {
         let index = self
@@ -79,7 +85,8 @@ impl Snapshot {
         (0..).map(ServiceId).zip(&self.services)
     }
 
-    /// The first host of a service as it is written (with `*.` if it is a wildcard), for its name in telemetry.
+    /// The first host of a service as it is written (with `*.` if it is a wildcard), for its name in
+    /// telemetry.
     pub fn service_host(&self, id: ServiceId) -> Option<&str> {
         self.services.get(id.index())?.first_host.map(|id| self.registry.text(id))
     }

@@ -1,5 +1,5 @@
-//! A prefix trie over both address families: which ranges hold an address, at a cost that does not grow with their number.
-//! It must not know what the ranges mean.
+//! A prefix trie over both address families: which ranges hold an address, at a cost that does not grow with
+//! their number. It must not know what the ranges mean.
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -9,7 +9,8 @@ use crate::{
     address::{left_aligned, mask},
 };
 
-/// Ranges with a value each. A path-compressed binary trie in one vector: a look-up visits at most one node per prefix bit.
+/// Ranges with a value each. A path-compressed binary trie in one vector: a look-up visits at most one node
+/// per prefix bit.
 #[derive(Debug)]
 pub(crate) struct Trie<T> {
     nodes: Vec<Node>,
