@@ -23,8 +23,9 @@ use crate::settings::Settings;
 /// ever comes nearer at `Ended` and `Failed`: after those the engine asks again. All other inputs move it away, so
 /// a busy tunnel touches no timer.
 ///
-/// After [`Action::Finish`] nothing more is asked for. Completions may straggle in: what a send still took is counted, so
-/// the [`report`](Self::report) is exact once they are all in; everything else is ignored.
+/// After [`Action::Finish`] nothing more is asked for. Completions may straggle in: what a send still took is counted
+/// and so is what a pipe still got: [`report`](Self::report) and [`parked_bytes`](Self::parked_bytes) are exact once they
+/// are all in. Everything else is ignored.
 ///
 /// # States of one direction
 ///
@@ -155,6 +156,10 @@ impl Machine {
         match input {
             Input::Sent { from, bytes, whole } => self.direction(from).sent(bytes, whole, counters),
             Input::SplicedOut { from, bytes } => self.direction(from).spliced_out(bytes, counters),
+            Input::SplicedIn { from, bytes } => {
+                let settings = self.settings;
+                self.direction(from).spliced_in(bytes, &settings)
+            }
             _ => false,
         };
     }
