@@ -17,7 +17,7 @@ pub use credentials::{Credentials, CredentialsBuilder, CredentialsError};
 pub use dns::{Addresses, DnsAnswer, DnsFailure, DnsQuestion, DnsSettings};
 pub use door::{Auth, DenyTls, Door, DoorKind, DoorPlan};
 pub use labels::source_labels;
-pub use port::{Command, ControlPort, Notice, RecordQueue, Records, WorkerPort, pair};
+pub use port::{Command, ControlPort, Notice, RecordQueue, Records, Retired, WorkerPort, pair};
 pub use row::{ConnectionRow, Path, Phase};
 pub use sluice_telemetry::Settings as TelemetrySettings;
 pub use snapshot::{AccessLog, Deny, Limits, Snapshot};

@@ -74,7 +74,8 @@ pub struct WorkerPort {
     pub notices: mpsc::Sender<Notice>,
     /// Access-log records.
     pub records: Records,
-    retired: Retired,
+    /// The way back for old snapshots.
+    pub retired: Retired,
 }
 
 /// Control's ends of one worker.
@@ -122,21 +123,29 @@ pub fn pair(index: usize, bounds: &Bounds) -> (WorkerPort, ControlPort) {
     (worker, control)
 }
 
-impl WorkerPort {
+/// The way back for old snapshots: what had no room waits here. Bounded by the snapshots that control has published and
+/// not yet taken back.
+#[derive(Debug)]
+pub struct Retired {
+    queue: mpsc::Sender<Arc<Snapshot>>,
+    waiting: VecDeque<Arc<Snapshot>>,
+}
+
+impl Retired {
     /// Hands an old snapshot back, so that it is never freed here: freeing a large registry takes milliseconds. Never
-    /// waits: without room it is kept and goes with the next one, or with [`Self::flush_retired`].
+    /// waits: without room it is kept and goes with the next one, or with [`Self::flush`].
     pub fn retire(&mut self, old: Arc<Snapshot>) {
-        self.retired.waiting.push_back(old);
-        self.flush_retired();
+        self.waiting.push_back(old);
+        self.flush();
     }
 
     /// Tries again to hand back what had no room; true when nothing is left.
-    pub fn flush_retired(&mut self) -> bool {
-        while let Some(old) = self.retired.waiting.pop_front() {
-            match self.retired.queue.try_send(old) {
+    pub fn flush(&mut self) -> bool {
+        while let Some(old) = self.waiting.pop_front() {
+            match self.queue.try_send(old) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(old)) => {
-                    self.retired.waiting.push_front(old);
+                    self.waiting.push_front(old);
                     return false;
                 }
                 // Control is gone, the process is ending: freeing here delays nobody.
@@ -145,14 +154,6 @@ impl WorkerPort {
         }
         true
     }
-}
-
-/// The way back for old snapshots: what had no room waits here. Bounded by the snapshots that control has published and
-/// not yet taken back.
-#[derive(Debug)]
-struct Retired {
-    queue: mpsc::Sender<Arc<Snapshot>>,
-    waiting: VecDeque<Arc<Snapshot>>,
 }
 
 /// Where a worker puts its records.

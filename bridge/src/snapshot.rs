@@ -4,7 +4,7 @@ use crate::{Credentials, DnsSettings, TelemetrySettings};
 use std::sync::Arc;
 
 /// Everything a worker decides by, swapped by pointer. A worker never drops the last reference: it hands an old
-/// snapshot back through `WorkerPort::retire`.
+/// snapshot back through `Retired::retire`.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Counts up by one with every publication, from 1.

@@ -1,1 +1,22 @@
 //! Sessions from accept to close, generic over the engine.
+//!
+//! [`run_worker`] is one worker thread's whole life. It knows sockets only through [`sluice_engine::Engine`] and the
+//! control plane only through [`sluice_bridge`]; so the same sessions run on io_uring, on epoll and in the simulator.
+
+mod connection;
+mod dial;
+mod door;
+mod http1;
+mod limits;
+mod linger;
+mod reach;
+mod record;
+mod resolve;
+mod route;
+mod session;
+mod sniff;
+mod tunnel;
+mod upstream;
+mod worker;
+
+pub use worker::{WorkerConfig, run_worker};

@@ -33,6 +33,14 @@ pub struct HttpSeries {
     place: Place,
 }
 
+impl HttpSeries {
+    /// What it counts.
+    #[must_use]
+    pub const fn key(&self) -> &HttpKey {
+        &self.key
+    }
+}
+
 /// Where a TCP label set is counted; as [`HttpSeries`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TcpSeries {

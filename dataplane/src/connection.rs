@@ -1,0 +1,207 @@
+//! One accepted connection as the worker sees it: what it wants now, where it goes, and how to end it.
+//!
+//! The table of all of them serves three readers: a new policy (which flows are now denied?), the byte counts of live
+//! tunnels, and the admin's list.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use slab::Slab;
+use sluice_bridge::{ConnectionRow, DoorPlan, Path, Phase};
+use sluice_engine::{Abort, Engine, Instant, Stream};
+use sluice_policy::Proof;
+use sluice_relay::Counters;
+
+use crate::route::{Asker, Route};
+use crate::worker::Worker;
+
+type AbortOf<E> = <<E as Engine>::Stream as Stream>::Abort;
+
+/// A connection while it lives.
+pub(crate) struct Connection<E: Engine> {
+    pub(crate) worker: Rc<Worker<E>>,
+    pub(crate) door: Arc<DoorPlan>,
+    /// The client's address as the socket has it.
+    pub(crate) peer: SocketAddr,
+    /// Our address that it connected to.
+    pub(crate) local: SocketAddr,
+    pub(crate) opened: Instant,
+    /// Who asks; credentials may raise the proof.
+    pub(crate) asker: RefCell<Rc<Asker>>,
+    /// What is being done for it now; none between two requests.
+    pub(crate) route: RefCell<Option<Rc<Route>>>,
+    /// The address that the present flow dialled.
+    pub(crate) dialled: Cell<Option<SocketAddr>>,
+    pub(crate) phase: Cell<Phase>,
+    pub(crate) protocol: Cell<&'static str>,
+    /// Set when a new policy denies what is under way.
+    pub(crate) revoked: Cell<bool>,
+    /// Payload of the tunnel, live.
+    pub(crate) counters: Rc<Counters>,
+    /// What of it the series have been told: (from downstream, to downstream).
+    pub(crate) counted: Cell<(u64, u64)>,
+    /// The series of an established tunnel.
+    pub(crate) series: Cell<Option<sluice_telemetry::TcpSeries>>,
+    downstream: AbortOf<E>,
+    upstream: RefCell<Option<AbortOf<E>>>,
+    key: Cell<usize>,
+    /// The session's task while it waits between two requests.
+    idle: RefCell<Option<Waker>>,
+}
+
+impl<E: Engine> Connection<E> {
+    /// Enters a connection into the worker's table, where it stays until the result is dropped.
+    pub(crate) fn admit(worker: &Rc<Worker<E>>, door: &Arc<DoorPlan>, stream: &E::Stream) -> Admitted<E> {
+        let peer = stream.peer_address();
+        let connection = Rc::new(Self {
+            worker: Rc::clone(worker),
+            door: Arc::clone(door),
+            peer,
+            local: stream.local_address(),
+            opened: worker.engine.now(),
+            asker: RefCell::new(Rc::new(worker.identify_address(peer))),
+            route: RefCell::new(None),
+            dialled: Cell::new(None),
+            phase: Cell::new(Phase::Sniffing),
+            protocol: Cell::new(door.kind.as_str()),
+            revoked: Cell::new(false),
+            counters: Rc::default(),
+            counted: Cell::new((0, 0)),
+            series: Cell::new(None),
+            downstream: stream.abort_handle(),
+            upstream: RefCell::new(None),
+            key: Cell::new(usize::MAX),
+            idle: RefCell::new(None),
+        });
+        worker.connection_opened(door);
+        let key = worker.connections.borrow_mut().insert(Rc::clone(&connection));
+        connection.key.set(key);
+        Admitted(connection)
+    }
+
+    /// From now on this is what the connection does; a revocation cuts `upstream` as well.
+    pub(crate) fn begin(&self, route: &Rc<Route>) {
+        *self.route.borrow_mut() = Some(Rc::clone(route));
+    }
+
+    /// The upstream connection of the present flow.
+    pub(crate) fn attach(&self, upstream: &E::Stream, dialled: SocketAddr) {
+        self.dialled.set(Some(dialled));
+        *self.upstream.borrow_mut() = Some(upstream.abort_handle());
+    }
+
+    /// Nothing is under way any more.
+    pub(crate) fn rest(&self) {
+        *self.route.borrow_mut() = None;
+        *self.upstream.borrow_mut() = None;
+        self.dialled.set(None);
+    }
+
+    /// Cuts what is under way: both sockets are reset. `revoked` tells the record why.
+    pub(crate) fn cut(&self, revoked: bool) {
+        self.revoked.set(self.revoked.get() || revoked);
+        self.downstream.abort();
+        if let Some(upstream) = self.upstream.borrow().as_ref() {
+            upstream.abort();
+        }
+    }
+
+    /// Who asks by address alone, as the policy in force has it.
+    pub(crate) fn asker_by_address(&self) -> Rc<Asker> {
+        let known = Rc::clone(&self.asker.borrow());
+        let fresh = self.worker.identify_address(self.peer);
+        if known.proof == fresh.proof && known.identity == fresh.identity {
+            return known;
+        }
+        let fresh = Rc::new(fresh);
+        *self.asker.borrow_mut() = Rc::clone(&fresh);
+        fresh
+    }
+
+    /// Looks the client up again after the table of workloads may have changed. Credentials stay proven: they were
+    /// checked when they were sent.
+    pub(crate) fn renew_asker(&self) {
+        if self.asker.borrow().proof <= Proof::Address {
+            self.asker_by_address();
+        }
+    }
+
+    /// Adds what the tunnel moved since the last time to its series.
+    pub(crate) fn count_bytes(&self) {
+        let Some(series) = self.series.get() else { return };
+        let now = (self.counters.to_upstream_bytes.get(), self.counters.to_downstream_bytes.get());
+        let before = self.counted.replace(now);
+        self.worker.metrics.tcp_bytes(series, now.0 - before.0, now.1 - before.1);
+    }
+
+    /// The session waits between two requests: a drain wakes it.
+    pub(crate) fn wake_on_drain(&self, waker: &Waker) {
+        let mut idle = self.idle.borrow_mut();
+        if !idle.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *idle = Some(waker.clone());
+        }
+    }
+
+    /// Wakes the session if it waits between two requests.
+    pub(crate) fn wake_if_idle(&self) {
+        if let Some(waker) = self.idle.take() {
+            waker.wake();
+        }
+    }
+
+    /// For the admin's list.
+    pub(crate) fn row(&self, now: Instant) -> ConnectionRow {
+        let route = self.route.borrow();
+        let asker = self.asker.borrow();
+        let identity = asker.proven();
+        let relaying = self.phase.get() == Phase::Relaying;
+        let splicing = self.counters.splicing.get() > 0;
+        ConnectionRow {
+            id: self.key.get() as u64,
+            worker: self.worker.index,
+            door: Arc::clone(&self.door.name),
+            source: self.peer,
+            workload: identity.and_then(|identity| identity.workload.clone()),
+            namespace: identity.and_then(|identity| identity.namespace.clone()),
+            protocol: self.protocol.get(),
+            host: route.as_ref().and_then(|route| route.wanted.host_text()),
+            port: route.as_ref().map_or(0, |route| route.wanted.port),
+            upstream: self.dialled.get(),
+            service: route
+                .as_ref()
+                .and_then(|route| route.service.as_ref())
+                .map(|service| Arc::clone(&service.label)),
+            decision: route.as_ref().map(|route| route.decision.verdict),
+            reason: route.as_ref().map(|route| route.decision.reason),
+            received_bytes: self.counters.to_upstream_bytes.get(),
+            sent_bytes: self.counters.to_downstream_bytes.get(),
+            age_ms: now.since(self.opened).as_millis() as u64,
+            phase: self.phase.get(),
+            path: relaying.then_some(if splicing { Path::Splice } else { Path::Buffers }),
+        }
+    }
+}
+
+/// A connection in the table; dropping this takes it out.
+pub(crate) struct Admitted<E: Engine>(Rc<Connection<E>>);
+
+impl<E: Engine> std::ops::Deref for Admitted<E> {
+    type Target = Rc<Connection<E>>;
+
+    fn deref(&self) -> &Rc<Connection<E>> {
+        &self.0
+    }
+}
+
+impl<E: Engine> Drop for Admitted<E> {
+    fn drop(&mut self) {
+        self.0.worker.connections.borrow_mut().try_remove(self.0.key.get());
+        self.0.worker.connection_closed(&self.0.door);
+    }
+}
+
+/// All connections of a worker.
+pub(crate) type Table<E> = RefCell<Slab<Rc<Connection<E>>>>;

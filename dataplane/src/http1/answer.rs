@@ -1,0 +1,163 @@
+//! Answers that the gateway gives itself. A denial tells the person behind the client what was refused, to whom, why,
+//! and what would change it.
+
+use std::fmt::Write as _;
+
+use sluice_engine::{Buffer, Engine, Stream};
+use sluice_policy::Reason;
+use sluice_proto::http1::reason_phrase;
+
+use super::Client;
+use crate::record::Record;
+use crate::route::Route;
+
+/// An answer of ours.
+#[derive(Default)]
+pub(super) struct Answer<'a> {
+    pub(super) status: u16,
+    /// One sentence.
+    pub(super) text: &'a str,
+    /// The policy's word, for `x-sluice-reason`; absent for troubles that are no denial.
+    pub(super) reason: Option<Reason>,
+    /// What was asked for and by whom, where it came to that.
+    pub(super) route: Option<&'a Route>,
+    /// What would change the decision.
+    pub(super) remedy: Option<&'a str>,
+    pub(super) request_id: Option<&'a str>,
+    /// Whether the client may send another request.
+    pub(super) persistent: bool,
+    /// The answer to a HEAD has no body.
+    pub(super) head_only: bool,
+    /// One more header line, name and value.
+    pub(super) header: Option<(&'static str, &'static str)>,
+}
+
+impl Answer<'_> {
+    /// Sends the answer and notes it in the record. A client that is gone is no error here.
+    pub(super) async fn send<E: Engine>(&self, client: &Client<E>, record: &mut Record<E>) {
+        record.code(self.status);
+        let text = {
+            let snapshot = client.worker().snapshot();
+            self.compose(snapshot.deny.contact.as_deref())
+        };
+        record.response_bytes += text.len() as u64;
+        let mut buffer = client.worker().engine.buffer();
+        if !buffer.append(&text) {
+            buffer = Buffer::from(text);
+        }
+        // A client that does not read must not keep us: the answer gets as long as a lingering close.
+        let limit_ms = client.worker().snapshot().limits.linger_timeout_ms;
+        client.deadline.set(client.after_ms(limit_ms));
+        let _ = client.deadline.run(client.stream.send(buffer)).await;
+    }
+
+    /// The whole answer, head and body.
+    fn compose(&self, contact: Option<&str>) -> Vec<u8> {
+        let mut body = format!("sluice: {}\n", self.text);
+        let mut line = String::new();
+        // Writing to a String cannot fail.
+        if let Some(reason) = self.reason {
+            let _ = write!(line, "{}", reason.as_str());
+            let _ = writeln!(body, "reason: {}", reason.as_str());
+        }
+        if let Some(route) = self.route {
+            let host = route.wanted.host_text().unwrap_or_else(|| "-".into());
+            let source = route.asker.source();
+            let _ = write!(line, "; destination={host}:{}; source={source}", route.wanted.port);
+            let _ = writeln!(body, "destination: {host}:{}\nsource: {source}", route.wanted.port);
+        }
+        if let Some(remedy) = self.remedy {
+            let _ = write!(line, "; remedy={}", remedy.replace('\n', " "));
+            let _ = writeln!(body, "remedy: {remedy}");
+        }
+        if let Some(contact) = contact {
+            let _ = write!(line, "; contact={contact}");
+            let _ = writeln!(body, "contact: {contact}");
+        }
+        if let Some(id) = self.request_id {
+            let _ = write!(line, "; request-id={id}");
+            let _ = writeln!(body, "request id: {id}");
+        }
+        let mut head = format!(
+            "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",
+            self.status,
+            reason_phrase(self.status),
+            body.len()
+        );
+        if self.reason.is_some() {
+            let _ = write!(head, "x-sluice-reason: {}\r\n", one_line(&line));
+        }
+        if let Some(id) = self.request_id {
+            let _ = write!(head, "x-request-id: {}\r\n", one_line(id));
+        }
+        if let Some((name, value)) = self.header {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head.push_str(if self.persistent { "\r\n" } else { "Connection: close\r\n\r\n" });
+        let mut whole = head.into_bytes();
+        if !self.head_only {
+            whole.extend_from_slice(body.as_bytes());
+        }
+        whole
+    }
+}
+
+/// Text as a header value: visible ASCII on one line, whatever it was.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+/// What would let a denied request through, in the words of the configuration.
+pub(super) fn remedy(route: &Route) -> Option<String> {
+    let host = route.wanted.host_text()?;
+    let port = route.wanted.port;
+    let rule =
+        route.service.as_ref().map(|service| format!("service {}/{}", service.namespace, service.name));
+    Some(match (route.reason(), rule) {
+        (Reason::NotRegistered, _) => {
+            let protocol = if port == 443 { "TLS" } else { "HTTP" };
+            format!(
+                "register it: [[service]] name = \"{}\" hosts = [\"{host}\"] ports = [{{ number = {port}, protocol = \"{protocol}\" }}]",
+                host.replace('.', "-")
+            )
+        }
+        (Reason::PortNotRegistered, _) => {
+            format!(
+                "add {{ number = {port}, protocol = \"HTTP\" }} to the ports of the service that has {host}"
+            )
+        }
+        (Reason::WorkloadNotAllowed, Some(rule)) => format!("add this source to allow of {rule}"),
+        (Reason::WorkloadDenied, Some(rule)) => format!("a line of deny of {rule} names this source"),
+        (Reason::Expired, Some(rule)) => format!("{rule} has expired: renew its expires"),
+        (Reason::Expired, None) => "the rule for this destination has expired: renew its expires".to_owned(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_and_no_text_can_forge_a_header() {
+        let answer = Answer {
+            status: 502,
+            text: "not registered",
+            reason: Some(Reason::NotRegistered),
+            remedy: Some("line\r\nSet-Cookie: a=b"),
+            request_id: Some("id\r\nx: y"),
+            ..Answer::default()
+        };
+        let text = String::from_utf8(answer.compose(Some("ask #platform"))).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
+        assert!(
+            !head.lines().any(|line| line.starts_with("Set-Cookie") || line.starts_with("x: ")),
+            "{head}"
+        );
+        assert!(head.contains(&format!("Content-Length: {}", body.len())));
+        assert!(head.contains("x-sluice-reason: not_registered; remedy=line"));
+        assert!(head.contains("contact=ask #platform"));
+        assert!(body.contains("reason: not_registered\n"));
+    }
+}

@@ -1,0 +1,342 @@
+//! CONNECT: a tunnel to a named host and port. The destination is dialled before the client hears 200; what it sends
+//! ahead of that is held.
+//!
+//! What a declared port promises is checked before any payload goes up: TLS wants a ClientHello whose name stays
+//! inside the rule, HTTP is proxied request by request. An IP literal is an original destination without a name:
+//! the client's first bytes are asked for one.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use sluice_bridge::Phase;
+use sluice_engine::{Buffer, Deadline, Engine, Stream};
+use sluice_policy::{HostBuf, Protocol, Reason, parse_host};
+use sluice_proto::http1::Target;
+use sluice_proto::tls::{ClientHello, HelloParser};
+use sluice_telemetry::ResponseFlags;
+use sluice_telemetry::access_log::Field;
+
+use super::exchange::{Request, Unacceptable};
+use super::identity::identify;
+use super::{After, Client, Mode};
+use crate::reach::{Reached, reach};
+use crate::record::Record;
+use crate::route::{Asker, Route, Wanted};
+use crate::session::note_obstacle;
+use crate::sniff::{self, Sniffed};
+use crate::tunnel;
+
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// Serves a CONNECT. `None` when the connection became a tunnel or is gone.
+pub(super) async fn serve<E: Engine>(
+    mut client: Client<E>,
+    request: &Request<'_>,
+    mut record: Record<E>,
+) -> Option<(Client<E>, After)> {
+    client.connection.protocol.set("connect");
+    let Ok(asker) = identify(&client, request.head) else {
+        let after = request.unauthenticated(&client, &mut record).await;
+        return Some((client, after));
+    };
+    let wanted = match wanted(&client, request) {
+        Ok(wanted) => wanted,
+        Err(unacceptable) => {
+            let after = request.refuse(&client, &mut record, &unacceptable).await;
+            return Some((client, after));
+        }
+    };
+    let route = client.route(&asker, wanted);
+    if sniffs_for_a_name(&client, &route) {
+        return unnamed(client, record, asker, route).await;
+    }
+    record.decided(&route);
+    if route.is_denied() {
+        let after = request.deny(&client, &mut record, &route, route.reason(), None).await;
+        return Some((client, after));
+    }
+    client.connection.begin(&route);
+    let reached = match reach(&client.connection, &route).await {
+        Ok(reached) => reached,
+        Err(obstacle) => {
+            let after = request.obstructed(&client, &mut record, &route, obstacle).await;
+            return Some((client, after));
+        }
+    };
+    if establish(&client, &mut record).await.is_err() {
+        return None;
+    }
+    match route.declared_protocol() {
+        Some(protocol) if protocol.is_tls() => typed_tls(client, record, &route, reached).await,
+        Some(protocol) if protocol.is_http() => return Some(typed_http(client, record, route, reached)),
+        Some(_) => {
+            let Client { connection, stream, held, .. } = client;
+            tunnel::start(connection, record, stream, reached, held);
+        }
+        None => passing_look(client, record, reached).await,
+    }
+    None
+}
+
+fn wanted<E: Engine>(client: &Client<E>, request: &Request<'_>) -> Result<Wanted, Unacceptable> {
+    let malformed = |status, text| Unacceptable { status, reason: Reason::Malformed, text };
+    let (Mode::Proxy, Target::Authority(authority)) = (&client.mode, request.head.target) else {
+        return Err(malformed(405, "CONNECT inside a tunnel"));
+    };
+    let mut scratch = HostBuf::new();
+    let host = parse_host(authority.host, &mut scratch)
+        .map_err(|_| malformed(400, "the host is neither a name nor an address"))?;
+    let port = authority.port.ok_or_else(|| malformed(400, "CONNECT without a port"))?;
+    Ok(Wanted::named(host, port))
+}
+
+/// Answers 200: from here on the connection is a tunnel.
+async fn establish<E: Engine>(client: &Client<E>, record: &mut Record<E>) -> std::io::Result<()> {
+    let mut answer = client.worker().engine.buffer();
+    let fits = answer.append(ESTABLISHED);
+    debug_assert!(fits, "an empty buffer takes a line");
+    record.code(200);
+    record.become_tunnel();
+    client.stream.send(answer).await.inspect_err(|_| record.flag(ResponseFlags::DC))
+}
+
+/// A port that is declared TLS: a ClientHello whose name stays inside the rule, or the flow is cut before any payload.
+async fn typed_tls<E: Engine>(
+    client: Client<E>,
+    mut record: Record<E>,
+    route: &Rc<Route>,
+    reached: Reached<E>,
+) {
+    let Client { connection, stream, held, .. } = client;
+    let refused = match sniff::client_hello(&connection, &stream, held).await {
+        Ok(Sniffed { hello, early }) => {
+            note_server_name(&mut record, &hello);
+            match inner_route(&connection.worker, &hello, &route.asker, route.wanted.clone()) {
+                Some(inner) if !inner.is_denied() && inner.same_rule(route) => {
+                    return tunnel::start(connection, record, stream, reached, Some(early));
+                }
+                _ => Reason::NameMismatch,
+            }
+        }
+        Err(no_hello) => no_hello.reason(),
+    };
+    cut(record, refused, &stream, Some(&reached.stream));
+}
+
+/// A port that is declared HTTP: requests in the tunnel are proxied one by one, each inside the rule. The connection
+/// that was dialled serves the first of them.
+fn typed_http<E: Engine>(
+    mut client: Client<E>,
+    mut record: Record<E>,
+    route: Rc<Route>,
+    reached: Reached<E>,
+) -> (Client<E>, After) {
+    record.details("tunnel_of_requests");
+    drop(record);
+    let worker = client.worker();
+    let key = crate::upstream::Key {
+        name: route.pool_name(),
+        dialled: reached.dialled,
+        source: route.service.as_ref().and_then(|service| service.source_address),
+    };
+    worker.pool.put(&key, reached.stream, Rc::clone(&route), worker.engine.now());
+    client.mode = Mode::Inner { outer: route, bound: true };
+    (client, After::KeepAlive)
+}
+
+/// An unregistered destination that passes: relayed at once, its server name read in passing for the record.
+async fn passing_look<E: Engine>(client: Client<E>, mut record: Record<E>, reached: Reached<E>) {
+    let Client { connection, stream, held, .. } = client;
+    let early = match held {
+        Some(held) => Some(held),
+        None => return look_at_first_bytes(connection, record, stream, reached).await,
+    };
+    note_passing_name(&mut record, early.as_deref());
+    tunnel::start(connection, record, stream, reached, early);
+}
+
+/// Waits for whichever side speaks first; its bytes start the relay.
+async fn look_at_first_bytes<E: Engine>(
+    connection: crate::connection::Admitted<E>,
+    mut record: Record<E>,
+    stream: E::Stream,
+    reached: Reached<E>,
+) {
+    use futures_util::future::{Either, select};
+    use std::pin::pin;
+    connection.phase.set(Phase::Relaying);
+    let idle_ms = connection.worker.snapshot().limits.tunnel_idle_timeout_ms;
+    let deadline = Deadline::new(connection.worker.engine.clone());
+    deadline.set(Some(connection.worker.engine.now() + Duration::from_millis(idle_ms)));
+    let (from_downstream, from_upstream) = {
+        let (down, up) = (pin!(stream.receive()), pin!(reached.stream.receive()));
+        match deadline.run(select(down, up)).await {
+            Ok(Either::Left((Ok(buffer), _))) => (Some(buffer), None),
+            Ok(Either::Right((Ok(buffer), _))) => (None, Some(buffer)),
+            Ok(Either::Left((Err(_), _))) => {
+                reached.stream.reset();
+                return record.flag(ResponseFlags::DC);
+            }
+            Ok(Either::Right((Err(_), _))) => {
+                stream.reset();
+                return record.flag(ResponseFlags::UC);
+            }
+            Err(_) => {
+                stream.reset();
+                reached.stream.reset();
+                return record.flag(ResponseFlags::SI);
+            }
+        }
+    };
+    note_passing_name(&mut record, from_downstream.as_deref());
+    tunnel::start_with(connection, record, stream, reached, from_downstream, from_upstream);
+}
+
+/// Whether a destination has no name and its first bytes may tell one. Opaque ports are never waited on: there the
+/// server may speak first.
+fn sniffs_for_a_name<E: Engine>(client: &Client<E>, route: &Route) -> bool {
+    route.wanted.host.is_none()
+        && !route.declared_protocol().is_some_and(Protocol::is_opaque)
+        && !(route.service.is_none()
+            && !route.is_denied()
+            && client.connection.door.opaque_ports.contains(&route.wanted.port))
+}
+
+/// An IP literal: the client is let in, its first bytes are asked for a name, then the decision is made and the
+/// destination dialled.
+async fn unnamed<E: Engine>(
+    mut client: Client<E>,
+    mut record: Record<E>,
+    asker: Rc<Asker>,
+    by_address: Rc<Route>,
+) -> Option<(Client<E>, After)> {
+    if establish(&client, &mut record).await.is_err() {
+        return None;
+    }
+    let first = match first_bytes(&mut client).await {
+        First::Bytes(buffer) => buffer,
+        First::Silence => Buffer::end_of_stream(),
+        First::Gone => return None,
+    };
+    if looks_like_http(&first) {
+        drop(record);
+        client.held = Some(first);
+        client.mode = Mode::Inner { outer: by_address, bound: false };
+        return Some((client, After::KeepAlive));
+    }
+    let Client { connection, stream, .. } = client;
+    let (route, early) = if first.first() == Some(&22) {
+        match sniff::client_hello(&connection, &stream, Some(first)).await {
+            Ok(Sniffed { hello, early }) => {
+                note_server_name(&mut record, &hello);
+                let wanted = by_address.wanted.clone();
+                match inner_route(&connection.worker, &hello, &asker, wanted) {
+                    Some(route) => (route, Some(early)),
+                    None => (by_address, Some(early)),
+                }
+            }
+            Err(no_hello) => {
+                cut(record, no_hello.reason(), &stream, None);
+                return None;
+            }
+        }
+    } else {
+        (by_address, Some(first).filter(|first| !first.is_empty()))
+    };
+    record.decided(&route);
+    if route.is_denied() {
+        record.flag(ResponseFlags::UH);
+        stream.reset();
+        return None;
+    }
+    connection.begin(&route);
+    match reach(&connection, &route).await {
+        Ok(reached) => tunnel::start(connection, record, stream, reached, early),
+        Err(obstacle) => {
+            note_obstacle(&mut record, &obstacle);
+            stream.reset();
+        }
+    }
+    None
+}
+
+enum First {
+    Bytes(Buffer),
+    /// Nothing came in time: the address alone decides.
+    Silence,
+    Gone,
+}
+
+async fn first_bytes<E: Engine>(client: &mut Client<E>) -> First {
+    if let Some(held) = client.held.take() {
+        return First::Bytes(held);
+    }
+    client.connection.phase.set(Phase::Sniffing);
+    let sniff_ms = client.worker().snapshot().limits.sniff_timeout_ms;
+    client.deadline.set(client.after_ms(sniff_ms));
+    match client.deadline.run(client.stream.receive()).await {
+        Ok(Ok(buffer)) if !buffer.is_empty() => First::Bytes(buffer),
+        Ok(_) => First::Gone,
+        Err(_) => First::Silence,
+    }
+}
+
+/// Whether bytes begin as an HTTP request does: a method of capital letters, then a space.
+fn looks_like_http(bytes: &[u8]) -> bool {
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    (3..=16).contains(&method) && bytes.get(method) == Some(&b' ')
+}
+
+/// The decision on the name inside a tunnel; `None` where the ClientHello has none.
+fn inner_route<E: Engine>(
+    worker: &crate::worker::Worker<E>,
+    hello: &ClientHello,
+    asker: &Rc<Asker>,
+    outer: Wanted,
+) -> Option<Rc<Route>> {
+    let name = hello.server_name?;
+    let mut scratch = HostBuf::new();
+    let host = parse_host(name.as_bytes(), &mut scratch).ok()?;
+    let named = Wanted::named(host, outer.port);
+    Some(worker.decide(asker, Wanted { original: outer.original, ..named }))
+}
+
+fn note_server_name<E: Engine>(record: &mut Record<E>, hello: &ClientHello) {
+    if let Some(name) = hello.server_name {
+        record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
+    }
+}
+
+/// Reads the server name of a tunnel that passes anyway, if its first bytes hold it.
+fn note_passing_name<E: Engine>(record: &mut Record<E>, early: Option<&[u8]>) {
+    let Some(early) = early.filter(|early| early.first() == Some(&22)) else { return };
+    let mut parser = HelloParser::new(early.len());
+    if let Ok(Some(hello)) = parser.feed(early) {
+        note_server_name(record, &hello);
+    }
+}
+
+/// Cuts a tunnel before any payload went up.
+fn cut<E: Engine>(mut record: Record<E>, reason: Reason, stream: &E::Stream, upstream: Option<&E::Stream>) {
+    record.denied(reason);
+    record.flag(ResponseFlags::UH);
+    stream.reset();
+    if let Some(upstream) = upstream {
+        upstream.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_from_other_protocols() {
+        assert!(looks_like_http(b"GET / HTTP/1.1\r\n"));
+        assert!(looks_like_http(b"PROPFIND /x"));
+        assert!(!looks_like_http(b"SSH-2.0-OpenSSH"));
+        assert!(!looks_like_http(b"\x16\x03\x01"));
+        assert!(!looks_like_http(b"get / HTTP/1.1"));
+        assert!(!looks_like_http(b""));
+    }
+}

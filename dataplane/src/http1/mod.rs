@@ -1,0 +1,216 @@
+//! HTTP/1.1 on a client connection: one request after the other, each decided by itself.
+//!
+//! Heads are parsed and written anew; nothing is relayed raw. A request that cannot be read unambiguously is answered
+//! and its connection closed: whatever follows it is discarded, never interpreted.
+
+mod answer;
+mod body;
+mod connect;
+mod exchange;
+mod identity;
+mod response;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use sluice_bridge::Phase;
+use sluice_engine::{Buffer, Deadline, Engine, Stream};
+use sluice_policy::Reason;
+use sluice_proto::http1::{HeadCursor, HeadError, HeadLimits, Progress, RequestHead};
+use sluice_telemetry::access_log::Field;
+
+use crate::connection::{Admitted, Connection};
+use crate::linger::linger;
+use crate::record::Record;
+use crate::route::Route;
+use crate::sniff::Held;
+
+/// What kind of requests a connection carries.
+#[derive(Clone)]
+pub(crate) enum Mode {
+    /// Requests to a proxy: absolute-form and CONNECT.
+    Proxy,
+    /// Requests inside a tunnel: origin-form. With a rule, every authority must stay inside that rule.
+    Inner {
+        /// The route that the tunnel was decided by; `original` alone where nothing was named.
+        outer: Rc<Route>,
+        /// Whether the tunnel's own name binds the requests in it.
+        bound: bool,
+    },
+}
+
+/// A client connection that carries HTTP/1 requests.
+pub(crate) struct Client<E: Engine> {
+    pub(crate) connection: Admitted<E>,
+    pub(crate) stream: E::Stream,
+    pub(crate) mode: Mode,
+    /// Bytes received and not yet consumed.
+    held: Option<Buffer>,
+    /// The client has ended its write side: no request follows what is held.
+    ended: bool,
+    deadline: Deadline<E>,
+    /// The route of the request before: most clients ask the same host again.
+    memo: Option<Rc<Route>>,
+}
+
+/// What becomes of the client connection after a request.
+enum After {
+    /// The next request may come.
+    KeepAlive,
+    /// The answer has been sent and nothing follows: discard what still arrives, close.
+    Close,
+    /// The client must see that what it got is not whole.
+    Reset,
+}
+
+/// Serves a client that speaks to us as its proxy.
+pub(crate) async fn serve_proxy<E: Engine>(connection: Admitted<E>, stream: E::Stream) {
+    serve(Client::new(connection, stream, Mode::Proxy, None)).await;
+}
+
+/// Serves requests until the connection ends, or becomes a tunnel.
+pub(crate) async fn serve<E: Engine>(mut client: Client<E>) {
+    loop {
+        let Some(head) = client.next_head().await else { return };
+        let after = match head {
+            Ok(buffer) => match exchange::serve_request(client, buffer).await {
+                Some((returned, after)) => {
+                    client = returned;
+                    after
+                }
+                None => return,
+            },
+            Err(refusal) => client.refuse(refusal).await,
+        };
+        match after {
+            After::KeepAlive => {}
+            After::Close => {
+                client.connection.phase.set(Phase::Lingering);
+                return linger(&client.connection.worker, client.stream).await;
+            }
+            After::Reset => return client.stream.reset(),
+        }
+    }
+}
+
+/// Why no request could be read.
+enum Refusal {
+    /// The head is not acceptable.
+    Head(HeadError),
+    /// The head took too long.
+    TooSlow,
+}
+
+impl<E: Engine> Client<E> {
+    pub(crate) fn new(connection: Admitted<E>, stream: E::Stream, mode: Mode, held: Option<Buffer>) -> Self {
+        let deadline = Deadline::new(connection.worker.engine.clone());
+        Self { connection, stream, mode, held, ended: false, deadline, memo: None }
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<crate::worker::Worker<E>> {
+        &self.connection.worker
+    }
+
+    fn after_ms(&self, milliseconds: u64) -> Option<sluice_engine::Instant> {
+        Some(self.worker().engine.now() + Duration::from_millis(milliseconds))
+    }
+
+    fn head_limits(&self) -> HeadLimits {
+        let head_bytes_max = self.worker().snapshot().limits.head_bytes_max;
+        HeadLimits { head_bytes_max, ..HeadLimits::default() }
+    }
+
+    /// Waits for a whole request head and whatever came with it. `None` when the connection ended between requests.
+    async fn next_head(&mut self) -> Option<Result<Buffer, Refusal>> {
+        let first = match self.held.take() {
+            Some(held) => held,
+            None => self.first_bytes().await?,
+        };
+        let limits = self.head_limits();
+        let head_ms = self.worker().snapshot().limits.request_head_timeout_ms;
+        self.deadline.set(self.after_ms(head_ms));
+        let mut cursor = HeadCursor::default();
+        let mut held = Held::default();
+        let mut next = first;
+        loop {
+            held.push(next);
+            match cursor.request(held.bytes(), &limits) {
+                Ok(Progress::Complete(_)) => return Some(Ok(held.into_buffer())),
+                Ok(Progress::Partial) => {}
+                Err(error) => return Some(Err(Refusal::Head(error))),
+            }
+            next = match self.deadline.run(self.stream.receive()).await {
+                Ok(Ok(buffer)) if !buffer.is_empty() => buffer,
+                // Half a request and then the end: there is nobody to answer.
+                Ok(_) => {
+                    self.note_unread(Reason::Malformed, "incomplete_request");
+                    return None;
+                }
+                Err(_) => return Some(Err(Refusal::TooSlow)),
+            };
+        }
+    }
+
+    /// Waits between two requests, holding no buffer. `None` when the client ends, fails, or is idle for too long.
+    async fn first_bytes(&mut self) -> Option<Buffer> {
+        if self.ended || self.worker().is_draining() {
+            return None;
+        }
+        let connection = Rc::clone(&self.connection);
+        connection.phase.set(Phase::Idle);
+        let idle_ms = self.worker().snapshot().limits.client_keepalive_timeout_ms;
+        self.deadline.set(self.after_ms(idle_ms));
+        let received = self.deadline.run(connection.until_drained(self.stream.receive())).await;
+        connection.phase.set(Phase::Http);
+        match received {
+            Ok(Some(Ok(buffer))) if !buffer.is_empty() => Some(buffer),
+            _ => None,
+        }
+    }
+
+    /// Records bytes that never became a request.
+    fn note_unread(&self, reason: Reason, details: &'static str) {
+        let mut record = Record::request(&self.connection);
+        record.denied(reason);
+        record.details(details);
+    }
+
+    /// Answers bytes that are no acceptable request.
+    async fn refuse(&mut self, refusal: Refusal) -> After {
+        let mut record = Record::request(&self.connection);
+        let (status, reason, text) = match refusal {
+            Refusal::Head(error) => (error.status(), Reason::Malformed, error.to_string()),
+            Refusal::TooSlow => (408, Reason::Limit, "the request head took too long".to_owned()),
+        };
+        record.denied(reason);
+        record.details("http1.codec_error");
+        record.entry.set_text(Field::ConnectionTerminationDetails, &text);
+        let answer =
+            answer::Answer { status, text: &text, reason: Some(reason), ..answer::Answer::default() };
+        answer.send(self, &mut record).await;
+        After::Close
+    }
+}
+
+/// Parses a head that [`Client::next_head`] has found whole.
+fn reparse<'b, E: Engine>(client: &Client<E>, bytes: &'b [u8]) -> Option<RequestHead<'b>> {
+    sluice_proto::http1::parse_request_head(bytes, &client.head_limits()).ok()?.complete()
+}
+
+impl<E: Engine> Connection<E> {
+    /// Runs `future` unless the worker drains meanwhile.
+    async fn until_drained<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            if let std::task::Poll::Ready(output) = future.as_mut().poll(cx) {
+                return std::task::Poll::Ready(Some(output));
+            }
+            if self.worker.is_draining() {
+                return std::task::Poll::Ready(None);
+            }
+            self.wake_on_drain(cx.waker());
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,43 @@
+//! The bounds of the data plane that no configuration key moves, in one place.
+
+use std::time::Duration;
+
+/// Addresses of one family that one dial tries, in order.
+pub(crate) const ADDRESSES_TRIED_MAX: usize = 8;
+
+/// Idle upstream connections that one worker keeps.
+pub(crate) const POOLED_UPSTREAMS_MAX: usize = 4096;
+
+/// Idle upstream connections that one worker keeps to one destination.
+pub(crate) const POOLED_PER_DESTINATION_MAX: usize = 256;
+
+/// Names that a worker's DNS replica holds.
+pub(crate) const NAMES_MAX: usize = 16 * 1024;
+
+/// After this long without an answer from the control thread a lookup has failed; the control thread's own limit is
+/// `[dns] timeout_ms`, always sooner.
+pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// How long a door rests after the process ran out of descriptors.
+pub(crate) const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(10);
+
+/// The longest such rest.
+pub(crate) const ACCEPT_BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// How long a door that closes waits for each connection that is still queued.
+pub(crate) const ACCEPT_QUEUE_WAIT: Duration = Duration::from_millis(20);
+
+/// How long a recheck of all flows may keep the worker before others run.
+pub(crate) const RECHECK_SLICE: Duration = Duration::from_micros(500);
+
+/// How long sessions have to write their records after a stop cut them.
+pub(crate) const STOP_TIME_MAX: Duration = Duration::from_millis(200);
+
+/// How often byte counts of live tunnels are added to their series.
+pub(crate) const BYTE_COUNT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often idle upstream connections are looked through.
+pub(crate) const POOL_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Heads between 100 and 199 that one response may send before its final head.
+pub(crate) const INTERIM_HEADS_MAX: usize = 16;

@@ -1,0 +1,304 @@
+//! What is known of a request or a tunnel when it is over: the only source of its log line and its metrics.
+//!
+//! A record is written when it is dropped. No path out of a session, a panic included, escapes the log.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_engine::{Engine, Instant};
+use sluice_policy::{Decision, Proof, Reason, Verdict};
+use sluice_telemetry::access_log::{Entry, Field};
+use sluice_telemetry::{
+    BLACK_HOLE_CLUSTER, Destination as Label, HttpKey, HttpSeries, PASSTHROUGH_CLUSTER, ResponseFlags,
+    Source, SourceId, TcpKey, TcpSeries, Traffic,
+};
+
+use crate::connection::Connection;
+use crate::route::Route;
+
+/// How a flow is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// As a request, with a code.
+    Http,
+    /// As a connection.
+    Tcp,
+}
+
+/// One flow's record in the making.
+pub(crate) struct Record<E: Engine> {
+    connection: Rc<Connection<E>>,
+    /// The line to be. Fields that the session knows better than this module are set through it.
+    pub(crate) entry: Box<Entry>,
+    started: Instant,
+    kind: Kind,
+    /// `http`, `connect`, `tls`, `tcp`: the protocol label of a decision.
+    protocol: &'static str,
+    route: Option<Rc<Route>>,
+    /// The decision as it is written down: the policy's, or ours where the policy was never asked or overruled.
+    verdict: Verdict,
+    reason: Option<Reason>,
+    /// Bytes of the request and the response as they were on the wire downstream.
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    established: bool,
+}
+
+impl<E: Engine> Record<E> {
+    /// Starts the record of a request on an HTTP connection.
+    pub(crate) fn request(connection: &Rc<Connection<E>>) -> Self {
+        Self::new(connection, Kind::Http, "http", 256)
+    }
+
+    /// Starts the record of a connection that is to become a tunnel.
+    pub(crate) fn tunnel(connection: &Rc<Connection<E>>, protocol: &'static str) -> Self {
+        Self::new(connection, Kind::Tcp, protocol, 64)
+    }
+
+    fn new(connection: &Rc<Connection<E>>, kind: Kind, protocol: &'static str, text_bytes: usize) -> Self {
+        let engine = &connection.worker.engine;
+        let mut entry = Box::new(Entry::with_capacity(text_bytes));
+        entry.start_unix_ms = i64::try_from(engine.unix_micros() / 1000).unwrap_or(i64::MAX);
+        entry.downstream_local_address = Some(connection.local);
+        entry.downstream_remote_address = Some(connection.peer);
+        connection.protocol.set(protocol);
+        Self {
+            connection: Rc::clone(connection),
+            entry,
+            started: engine.now(),
+            kind,
+            protocol,
+            route: None,
+            verdict: Verdict::Deny,
+            reason: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            established: false,
+        }
+    }
+
+    /// From now on this is an established tunnel (CONNECT answered with 2xx): counted as a connection.
+    pub(crate) fn become_tunnel(&mut self) {
+        self.kind = Kind::Tcp;
+    }
+
+    /// What was decided.
+    pub(crate) fn decided(&mut self, route: &Rc<Route>) {
+        self.connection.worker.count_decision(route, self.protocol);
+        self.verdict = route.decision.verdict;
+        self.reason = Some(route.decision.reason);
+        self.route = Some(Rc::clone(route));
+    }
+
+    /// Denied by us for `reason`, whatever the policy said before.
+    pub(crate) fn denied(&mut self, reason: Reason) {
+        self.verdict = Verdict::Deny;
+        if self.reason.replace(reason) != Some(reason) {
+            crate::worker::count_unparsed(&self.connection.worker, reason, self.protocol);
+        }
+    }
+
+    /// The host and port that the client named, as it wrote them.
+    pub(crate) fn note_authority(&mut self, host: &[u8], port: Option<u16>) {
+        match port {
+            None => self.entry.set_bytes(Field::Authority, host),
+            Some(port) => {
+                let mut text = Vec::with_capacity(host.len() + 6);
+                text.extend_from_slice(host);
+                text.push(b':');
+                text.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
+                self.entry.set_bytes(Field::Authority, &text);
+            }
+        }
+    }
+
+    /// The response code that was sent to the client.
+    pub(crate) fn code(&mut self, code: u16) {
+        self.entry.response_code = code;
+    }
+
+    /// Adds response flags.
+    pub(crate) fn flag(&mut self, flags: ResponseFlags) {
+        self.entry.response_flags = self.entry.response_flags | flags;
+    }
+
+    /// Envoy's word for who made the response and why.
+    pub(crate) fn details(&mut self, details: &'static str) {
+        self.entry.set_static(Field::ResponseCodeDetails, details);
+    }
+
+    /// The tunnel carries payload now: it is counted as opened, and its bytes as they move.
+    pub(crate) fn established(&mut self) {
+        self.established = true;
+        let series = self.tcp_series();
+        self.connection.worker.metrics.tcp_opened(series);
+        self.connection.series.set(Some(series));
+    }
+
+    fn destination(&self) -> Label<'_> {
+        let host = self.route.as_ref().and_then(|route| match &route.wanted.host {
+            Some(crate::route::Destination::Name(name)) => Some(&**name),
+            _ => None,
+        });
+        match (&self.route, self.verdict) {
+            (Some(route), Verdict::Allow) => match &route.service {
+                Some(service) => Label::Service { host: &service.host, namespace: &service.namespace },
+                None => Label::Passthrough { host },
+            },
+            (_, Verdict::Passthrough) => Label::Passthrough { host },
+            (Some(route), Verdict::Deny) => match (&route.service, self.reason) {
+                // A registered destination that this workload may not reach keeps its own name.
+                (Some(service), Some(Reason::WorkloadDenied | Reason::WorkloadNotAllowed)) => {
+                    Label::Service { host: &service.host, namespace: &service.namespace }
+                }
+                _ => Label::BlackHole { host },
+            },
+            (None, _) => Label::BlackHole { host: None },
+        }
+    }
+
+    fn source(&self) -> SourceId {
+        let asker = self.connection.asker.borrow();
+        let Some(identity) = asker.proven() else { return SourceId::UNKNOWN };
+        self.connection.worker.metrics.source(&Source {
+            workload: identity.workload.as_deref(),
+            namespace: identity.namespace.as_deref(),
+            principal: identity.principal.as_deref(),
+            service_account: identity.service_account.as_deref(),
+            app: identity.app.as_deref(),
+            version: identity.version.as_deref(),
+            cluster: identity.cluster.as_deref(),
+        })
+    }
+
+    fn tcp_series(&self) -> TcpSeries {
+        let metrics = &self.connection.worker.metrics;
+        let source = self.source();
+        let destination = metrics.destination(source, Traffic::Tcp, &self.destination());
+        metrics.tcp(&TcpKey { flags: self.entry.response_flags, ..TcpKey::new(source, destination) })
+    }
+
+    fn http_series(&self) -> HttpSeries {
+        let (code, flags) = (self.entry.response_code, self.entry.response_flags);
+        // The cached series is that of the route's own decision; a record that was overruled looks its own up.
+        let cached = self.route.as_ref().filter(|route| Some(route.decision.reason) == self.reason);
+        if let Some(series) = cached.and_then(|route| route.http_series.get())
+            && (series.key().response_code, series.key().flags) == (code, flags)
+        {
+            return series;
+        }
+        let metrics = &self.connection.worker.metrics;
+        let source = self.source();
+        let destination = metrics.destination(source, Traffic::Http, &self.destination());
+        let series = metrics.http(&HttpKey { flags, ..HttpKey::new(source, destination, code) });
+        if let Some(route) = cached {
+            route.http_series.set(Some(series));
+        }
+        series
+    }
+
+    fn count(&self, duration_micros: u64) {
+        let metrics = &self.connection.worker.metrics;
+        match self.kind {
+            Kind::Http => {
+                metrics.http_done(
+                    self.http_series(),
+                    duration_micros,
+                    self.request_bytes,
+                    self.response_bytes,
+                );
+            }
+            Kind::Tcp => {
+                if self.established {
+                    self.connection.count_bytes();
+                    self.connection.series.set(None);
+                }
+                let series = self.tcp_series();
+                if !self.established {
+                    metrics.tcp_opened(series);
+                }
+                metrics.tcp_closed(series);
+            }
+        }
+    }
+
+    fn fill(&mut self, duration_micros: u64) {
+        let entry = &mut self.entry;
+        entry.duration_ms = duration_micros / 1000;
+        match self.kind {
+            Kind::Http => {
+                entry.bytes_received = self.request_bytes;
+                entry.bytes_sent = self.response_bytes;
+            }
+            Kind::Tcp => {
+                entry.bytes_received = self.connection.counters.to_upstream_bytes.get();
+                entry.bytes_sent = self.connection.counters.to_downstream_bytes.get();
+            }
+        }
+        entry.upstream_host = self.connection.dialled.get();
+        let asker = self.connection.asker.borrow();
+        entry.set_static(Field::Proof, asker.proof.as_str());
+        if let Some(identity) = asker.proven() {
+            let mut shared = |field, value: &Option<Arc<str>>| {
+                if let Some(value) = value {
+                    entry.set_shared(field, value);
+                }
+            };
+            shared(Field::SourcePrincipal, &identity.principal);
+            shared(Field::SourceWorkload, &identity.workload);
+            shared(Field::SourceNamespace, &identity.namespace);
+        }
+        debug_assert!(asker.proof != Proof::None || asker.proven().is_none());
+        entry.set_static(Field::PolicyDecision, self.verdict.as_str());
+        if let Some(reason) = self.reason {
+            entry.set_static(Field::PolicyReason, reason.as_str());
+        }
+        let Some(route) = &self.route else {
+            entry.set_static(Field::UpstreamCluster, BLACK_HOLE_CLUSTER);
+            return;
+        };
+        let Decision { shadow, .. } = route.decision;
+        entry.set_static(Field::ShadowDecision, shadow.verdict.as_str());
+        entry.set_static(Field::ShadowReason, shadow.reason.as_str());
+        if self.kind == Kind::Tcp
+            && entry.get(Field::Authority).is_none()
+            && let Some(host) = route.wanted.host_text()
+        {
+            entry.set_shared(Field::Authority, &host);
+        }
+        if let Some(service) = &route.service {
+            entry.set_shared(Field::Service, &service.label);
+        }
+        match (self.verdict, &route.service) {
+            (Verdict::Passthrough, _) => {
+                entry.set_static(Field::UpstreamCluster, PASSTHROUGH_CLUSTER);
+                entry.set_static(Field::RouteName, "allow_any");
+            }
+            (Verdict::Allow, Some(service)) => {
+                entry.set_shared(Field::UpstreamCluster, &service.cluster);
+                entry.set_shared(Field::RouteName, &service.label);
+            }
+            (Verdict::Allow, None) | (Verdict::Deny, _) => {
+                entry.set_static(Field::UpstreamCluster, BLACK_HOLE_CLUSTER);
+                entry.set_static(Field::RouteName, "block_all");
+            }
+        }
+    }
+}
+
+impl<E: Engine> Drop for Record<E> {
+    fn drop(&mut self) {
+        if self.connection.revoked.get() {
+            self.verdict = Verdict::Deny;
+            self.reason = Some(Reason::Revoked);
+            self.entry.set_static(Field::ConnectionTerminationDetails, "revoked");
+        }
+        let elapsed = self.connection.worker.engine.now().since(self.started);
+        let duration_micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        self.count(duration_micros);
+        self.fill(duration_micros);
+        let entry = std::mem::take(&mut self.entry);
+        self.connection.worker.log(entry);
+        self.connection.rest();
+    }
+}

@@ -1,0 +1,157 @@
+//! A connection from accept to close. Read downwards, this is the product's story; each step is one module.
+//!
+//! ```text
+//! accept → sniff (what is wanted?) → identify (who asks?) → decide (policy) → resolve → guard (each address)
+//!        → dial (that very address) → relay | http1 → close → record (the only source of log and metrics)
+//! ```
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_bridge::{DenyTls, DoorKind, DoorPlan, Phase};
+use sluice_engine::{Buffer, Engine, Stream};
+use sluice_policy::{HostBuf, Reason, parse_host};
+use sluice_proto::tls::unrecognized_name_alert;
+use sluice_telemetry::ResponseFlags;
+use sluice_telemetry::access_log::Field;
+
+use crate::connection::{Admitted, Connection};
+use crate::http1;
+use crate::linger::linger;
+use crate::reach::{Obstacle, reach};
+use crate::record::Record;
+use crate::route::{Route, Wanted};
+use crate::sniff::{self, Sniffed};
+use crate::tunnel;
+use crate::worker::Worker;
+
+/// Starts the session of a connection that a door has accepted.
+pub(crate) fn start<E: Engine>(worker: &Rc<Worker<E>>, door: &Arc<DoorPlan>, stream: E::Stream) {
+    let connection = Connection::admit(worker, door, &stream);
+    match door.kind {
+        DoorKind::HttpProxy => worker.engine.spawn(http1::serve_proxy(connection, stream)),
+        DoorKind::Tls => worker.engine.spawn(tls(connection, stream)),
+        DoorKind::Tcp => worker.engine.spawn(tcp(connection, stream)),
+        // Configuration refuses the kinds that are not built; should one slip through, nobody is served.
+        _ => drop((connection, stream)),
+    }
+}
+
+/// TLS straight to the gateway: passed through, unread but for its ClientHello.
+async fn tls<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
+    let mut record = Record::tunnel(&connection, "tls");
+    let Sniffed { hello, early } = match sniff::client_hello(&connection, &downstream, None).await {
+        Ok(sniffed) => sniffed,
+        Err(refused) => {
+            if let Some(name) = refused.name_text() {
+                record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
+            }
+            record.denied(refused.reason());
+            return refuse_tls(&connection, record, downstream).await;
+        }
+    };
+    let Some(name) = hello.server_name else {
+        record.denied(Reason::NoName);
+        return refuse_tls(&connection, record, downstream).await;
+    };
+    record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
+    let mut scratch = HostBuf::new();
+    let Ok(host) = parse_host(name.as_bytes(), &mut scratch) else {
+        record.denied(Reason::Malformed);
+        return refuse_tls(&connection, record, downstream).await;
+    };
+    let port = connection.door.destination_port.unwrap_or(connection.door.bind.port());
+    let asker = Rc::clone(&connection.asker.borrow());
+    let route = connection.worker.decide(&asker, Wanted::named(host, port));
+    record.decided(&route);
+    if route.is_denied() {
+        return refuse_tls(&connection, record, downstream).await;
+    }
+    // TLS to a port where plain HTTP is declared would hide its requests from per-request policy.
+    if route.declared_protocol().is_some_and(sluice_policy::Protocol::is_http) {
+        record.denied(Reason::ProtocolMismatch);
+        return refuse_tls(&connection, record, downstream).await;
+    }
+    forward(connection, record, &route, downstream, Some(early)).await;
+}
+
+/// Any TCP, bound to one service: nothing is read before the tunnel stands, so servers that speak first are served.
+async fn tcp<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
+    let mut record = Record::tunnel(&connection, "tcp");
+    let asker = Rc::clone(&connection.asker.borrow());
+    let wanted = Wanted {
+        host: None,
+        original: None,
+        port: connection.door.destination_port.unwrap_or(0),
+        bound: connection.door.service.clone(),
+    };
+    let route = connection.worker.decide(&asker, wanted);
+    record.decided(&route);
+    if route.is_denied() {
+        record.flag(ResponseFlags::UH);
+        downstream.reset();
+        return;
+    }
+    forward(connection, record, &route, downstream, None).await;
+}
+
+/// Reaches the destination and becomes a tunnel; an obstacle resets the client.
+async fn forward<E: Engine>(
+    connection: Admitted<E>,
+    mut record: Record<E>,
+    route: &Rc<Route>,
+    downstream: E::Stream,
+    early: Option<Buffer>,
+) {
+    connection.begin(route);
+    match reach(&connection, route).await {
+        Ok(reached) => tunnel::start(connection, record, downstream, reached, early),
+        Err(obstacle) => {
+            let tls_denial = matches!(obstacle, Obstacle::Denied(..)) && early.is_some();
+            note_obstacle(&mut record, &obstacle);
+            if tls_denial {
+                return refuse_tls(&connection, record, downstream).await;
+            }
+            downstream.reset();
+        }
+    }
+}
+
+/// Writes an obstacle into the record of a flow that has no HTTP answer.
+pub(crate) fn note_obstacle<E: Engine>(record: &mut Record<E>, obstacle: &Obstacle) {
+    match obstacle {
+        Obstacle::Denied(reason, would_allow) => {
+            record.denied(*reason);
+            record.flag(ResponseFlags::UH);
+            if let Some(text) = would_allow {
+                record.entry.set_text(Field::ConnectionTerminationDetails, text);
+            }
+        }
+        Obstacle::Dns(unresolved) => {
+            record.flag(ResponseFlags::DF);
+            record.entry.set_static(Field::UpstreamTransportFailureReason, unresolved.as_str());
+        }
+        Obstacle::Dial(error) => {
+            record.flag(ResponseFlags::UF);
+            record.entry.set_text(Field::UpstreamTransportFailureReason, &error.to_text());
+        }
+    }
+}
+
+/// Refuses a TLS client: with a reset, or with an alert that tells it that the name is the reason.
+async fn refuse_tls<E: Engine>(connection: &Connection<E>, mut record: Record<E>, downstream: E::Stream) {
+    record.flag(ResponseFlags::UH);
+    // The decision is final: the record need not wait for the client to go.
+    drop(record);
+    if connection.door.deny_tls == DenyTls::Reset {
+        downstream.reset();
+        return;
+    }
+    let mut alert = connection.worker.engine.buffer();
+    let fits = alert.append(unrecognized_name_alert());
+    debug_assert!(fits, "an alert is 7 bytes");
+    connection.phase.set(Phase::Lingering);
+    if downstream.send(alert).await.is_ok() {
+        linger(&connection.worker, downstream).await;
+    }
+}

@@ -1,0 +1,113 @@
+//! Upstream connections that are idle between two requests, per worker.
+//!
+//! An idle connection keeps a receive under way: the next response's receive is thereby armed already, and an origin
+//! that closes or speaks out of turn is noticed without a system call. Knows nothing of HTTP but that a connection
+//! which comes here is between two messages.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use sluice_engine::{Engine, Instant, Stream};
+
+use crate::limits::{POOLED_PER_DESTINATION_MAX, POOLED_UPSTREAMS_MAX};
+use crate::route::Route;
+
+/// What makes two upstream connections interchangeable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// The canonical name that was decided on; an address in text where there was no name.
+    pub(crate) name: Arc<str>,
+    /// The exact address that was dialled, port included.
+    pub(crate) dialled: SocketAddr,
+    /// The source address that was asked for.
+    pub(crate) source: Option<IpAddr>,
+}
+
+/// An idle connection.
+struct Idle<E: Engine> {
+    stream: E::Stream,
+    since: Instant,
+    /// The route of its last request: what a new policy is asked about it.
+    route: Rc<Route>,
+}
+
+/// All idle upstream connections of a worker.
+pub(crate) struct Pool<E: Engine> {
+    idle: RefCell<HashMap<Key, Vec<Idle<E>>>>,
+    count: Cell<usize>,
+}
+
+impl<E: Engine> Pool<E> {
+    pub(crate) fn new() -> Self {
+        Self { idle: RefCell::new(HashMap::new()), count: Cell::new(0) }
+    }
+
+    /// The connection to this destination that was used last, if one is idle and alive.
+    pub(crate) fn take(&self, key: &Key) -> Option<E::Stream> {
+        let mut idle = self.idle.borrow_mut();
+        let bucket = idle.get_mut(key)?;
+        while let Some(entry) = bucket.pop() {
+            self.count.set(self.count.get() - 1);
+            if is_quiet(&entry.stream) {
+                return Some(entry.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request; drops it (closes it) when it is not quiet or there are too many.
+    pub(crate) fn put(&self, key: &Key, stream: E::Stream, route: Rc<Route>, now: Instant) {
+        if self.count.get() >= POOLED_UPSTREAMS_MAX || !is_quiet(&stream) {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        let entry = Idle { stream, since: now, route };
+        let Some(bucket) = idle.get_mut(key) else {
+            idle.insert(key.clone(), vec![entry]);
+            self.count.set(self.count.get() + 1);
+            return;
+        };
+        if bucket.len() < POOLED_PER_DESTINATION_MAX {
+            bucket.push(entry);
+            self.count.set(self.count.get() + 1);
+        }
+    }
+
+    /// Closes what has been idle for too long, has been closed by the origin, or is refused by `keep`. Gives how many.
+    pub(crate) fn sweep(
+        &self,
+        now: Instant,
+        idle_max: Duration,
+        keep: impl Fn(&Route, SocketAddr) -> bool,
+    ) -> usize {
+        let mut closed = Vec::new();
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|key, bucket| {
+            let goes = |entry: &mut Idle<E>| {
+                now.since(entry.since) >= idle_max
+                    || !keep(&entry.route, key.dialled)
+                    || !is_quiet(&entry.stream)
+            };
+            closed.extend(bucket.extract_if(.., goes));
+            !bucket.is_empty()
+        });
+        drop(idle);
+        self.count.set(self.count.get() - closed.len());
+        closed.len()
+    }
+
+    /// Idle connections now.
+    pub(crate) fn len(&self) -> usize {
+        self.count.get()
+    }
+}
+
+/// Whether nothing has arrived on a stream that nothing is expected from. Leaves a receive under way.
+fn is_quiet<S: Stream>(stream: &S) -> bool {
+    stream.poll_receive(&mut Context::from_waker(Waker::noop())).is_pending()
+}

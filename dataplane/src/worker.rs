@@ -1,0 +1,415 @@
+//! One worker: everything that its thread shares between connections, and the loop over control's commands.
+//!
+//! Nothing here is shared with another worker. The published snapshot is swapped by pointer; the old one is handed
+//! back to control, which frees it.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use sluice_bridge::{Command, Door, DoorPlan, Notice, Records, Retired, Snapshot, WorkerPort};
+use sluice_engine::{Engine, Instant};
+use sluice_policy::{Proof, Reason, UnixSeconds, Verdict};
+use sluice_telemetry::{Counter, Family, Gauge, WorkerMetrics, access_log};
+use tokio::sync::mpsc;
+
+use crate::connection::{Connection, Table};
+use crate::door::OpenDoor;
+use crate::limits::{BYTE_COUNT_INTERVAL, POOL_SWEEP_INTERVAL, RECHECK_SLICE, STOP_TIME_MAX};
+use crate::resolve::Names;
+use crate::route::{Asker, Route, Wanted};
+use crate::upstream::Pool;
+
+/// What a worker is told at its start and never again.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Connections that this worker carries at most; at that number its doors rest.
+    pub connections_max: usize,
+}
+
+/// What the sessions of one thread share.
+pub(crate) struct Worker<E: Engine> {
+    pub(crate) engine: E,
+    pub(crate) index: usize,
+    pub(crate) names: Names,
+    pub(crate) pool: Pool<E>,
+    pub(crate) connections: Table<E>,
+    pub(crate) metrics: WorkerMetrics,
+    snapshot: RefCell<Arc<Snapshot>>,
+    records: RefCell<Records>,
+    notices: mpsc::Sender<Notice>,
+    config: WorkerConfig,
+    draining: Cell<bool>,
+    /// What of the engine's count of promotions the metrics have been told.
+    promotions_told: Cell<u64>,
+    /// Doors that rest because the worker is full.
+    resting: RefCell<Vec<Waker>>,
+}
+
+impl<E: Engine> Worker<E> {
+    /// The policy and numbers in force. Not to be held over an await.
+    pub(crate) fn snapshot(&self) -> Ref<'_, Snapshot> {
+        Ref::map(self.snapshot.borrow(), |snapshot| &**snapshot)
+    }
+
+    /// Wall-clock seconds, for expiry.
+    pub(crate) fn unix_seconds(&self) -> UnixSeconds {
+        UnixSeconds(i64::try_from(self.engine.unix_micros() / 1_000_000).unwrap_or(i64::MAX))
+    }
+
+    /// Who a client is by its address alone.
+    pub(crate) fn identify_address(&self, peer: SocketAddr) -> Asker {
+        let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let snapshot = self.snapshot();
+        let identity = snapshot.policy.workload_by_address(address.ip()).cloned();
+        let proof = if identity.is_some() { Proof::Address } else { Proof::None };
+        Asker { proof, identity, address }
+    }
+
+    /// Asks the policy in force.
+    pub(crate) fn decide(&self, asker: &Rc<Asker>, wanted: Wanted) -> Rc<Route> {
+        Rc::new(Route::decide(&self.snapshot(), Rc::clone(asker), wanted, self.unix_seconds()))
+    }
+
+    /// The route as the policy in force sees it: the same one while nothing was published.
+    pub(crate) fn current(&self, route: &Rc<Route>) -> Rc<Route> {
+        if route.generation == self.snapshot().generation {
+            return Rc::clone(route);
+        }
+        self.decide(&route.asker, route.wanted.clone())
+    }
+
+    /// Counts a decision.
+    pub(crate) fn count_decision(&self, route: &Route, protocol: &'static str) {
+        self.metrics.decision(route.decision.verdict.as_str(), route.decision.reason.as_str(), protocol);
+        let shadow = route.decision.shadow;
+        self.metrics.shadow_decision(shadow.verdict.as_str(), shadow.reason.as_str());
+    }
+
+    /// Hands a finished record to the records thread; a full queue drops it and counts.
+    pub(crate) fn log(&self, entry: Box<access_log::Entry>) {
+        use sluice_bridge::AccessLog;
+        let wanted = match self.snapshot().access_log {
+            AccessLog::All => true,
+            AccessLog::DeniedAndErrors => entry.is_denied_or_error(),
+            AccessLog::Off => false,
+        };
+        if wanted {
+            self.records.borrow_mut().push(entry);
+        }
+    }
+
+    /// Whether the process is about to end: answers close their connections.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Waits while the worker is full.
+    pub(crate) async fn room(&self) {
+        if self.connections.borrow().len() < self.config.connections_max {
+            return;
+        }
+        self.metrics.add(Counter::ConnectionLimitReached, 1);
+        // A notice that finds no room is a log line less, nothing else.
+        let _ = self.notices.try_send(Notice::AtConnectionLimit(true));
+        poll_fn(|cx| {
+            if self.connections.borrow().len() < self.config.connections_max {
+                return Poll::Ready(());
+            }
+            self.resting.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        let _ = self.notices.try_send(Notice::AtConnectionLimit(false));
+    }
+
+    /// A connection has entered the table.
+    pub(crate) fn connection_opened(&self, door: &DoorPlan) {
+        self.metrics.add(Counter::ConnectionsAccepted, 1);
+        let active = self.metrics.series(Family::ActiveConnections, &[&door.name]);
+        self.metrics.add_to(active, 1);
+    }
+
+    /// A connection has left the table.
+    pub(crate) fn connection_closed(&self, door: &DoorPlan) {
+        let active = self.metrics.series(Family::ActiveConnections, &[&door.name]);
+        self.metrics.add_to(active, -1);
+
+        if !self.resting.borrow().is_empty() {
+            self.resting.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Puts a snapshot in force and gives the old one.
+    fn adopt(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.snapshot.replace(snapshot)
+    }
+
+    /// Decides every flow under way again; cuts those that the policy in force denies. Gives how many. Others run in
+    /// between, so that a large table stalls nobody.
+    async fn recheck(&self) -> u64 {
+        let generation = self.snapshot().generation;
+        let mut revoked = 0;
+        let mut next = 0;
+        while self.snapshot().generation == generation {
+            let slice_end = std::time::Instant::now() + RECHECK_SLICE;
+            loop {
+                let Some((key, connection)) = self.next_connection(next) else { return revoked };
+                next = key + 1;
+                if self.is_now_denied(&connection) {
+                    connection.cut(true);
+                    self.metrics.add(Counter::FlowsRevoked, 1);
+                    revoked += 1;
+                }
+                if std::time::Instant::now() >= slice_end {
+                    break;
+                }
+            }
+            self.engine.yield_now().await;
+        }
+        revoked
+    }
+
+    fn next_connection(&self, from: usize) -> Option<(usize, Rc<Connection<E>>)> {
+        let connections = self.connections.borrow();
+        let bound = connections.capacity();
+        (from..bound).find_map(|key| connections.get(key).map(|found| (key, Rc::clone(found))))
+    }
+
+    /// Decides a flow again, guard included; a flow that stays gets the new route.
+    fn is_now_denied(&self, connection: &Connection<E>) -> bool {
+        connection.renew_asker();
+        let Some(before) = connection.route.borrow().clone() else { return false };
+        let asker = if before.asker.proof <= Proof::Address {
+            Rc::clone(&connection.asker.borrow())
+        } else {
+            Rc::clone(&before.asker)
+        };
+        let route = self.decide(&asker, before.wanted.clone());
+        let refused = |address| self.snapshot().policy.guard(address, route.decision.service).is_err();
+        if route.is_denied() || connection.dialled.get().is_some_and(refused) {
+            return !before.is_denied();
+        }
+        connection.begin(&route);
+        false
+    }
+
+    /// Whether an idle upstream may stay for its last user.
+    fn may_stay(&self, route: &Route, dialled: SocketAddr) -> bool {
+        let route = Route::decide(
+            &self.snapshot(),
+            Rc::clone(&route.asker),
+            route.wanted.clone(),
+            self.unix_seconds(),
+        );
+        !route.is_denied() && self.snapshot().policy.guard(dialled, route.decision.service).is_ok()
+    }
+
+    /// Closes idle upstream connections that are too old or closed by the origin.
+    fn sweep_pool(&self) {
+        let idle_max = Duration::from_millis(self.snapshot().limits.upstream_keepalive_timeout_ms);
+        self.pool.sweep(self.engine.now(), idle_max, |_, _| true);
+    }
+
+    /// Adds what live tunnels moved to their series, so that long flows are seen before they end.
+    async fn count_live_bytes(&self) {
+        let mut next = 0;
+        while let Some((key, connection)) = self.next_connection(next) {
+            next = key + 1;
+            connection.count_bytes();
+            if key % 256 == 255 {
+                self.engine.yield_now().await;
+            }
+        }
+    }
+
+    fn set_gauges(&self) {
+        let stats = self.engine.stats();
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.set(Gauge::UpstreamPoolIdle, gauge(self.pool.len()));
+        self.metrics.set(Gauge::SplicedDirections, gauge(stats.splicing));
+        let told = self.promotions_told.replace(stats.splice_promotions);
+        self.metrics.add(Counter::RelaySplicePromotions, stats.splice_promotions - told);
+    }
+}
+
+/// Serves doors until control says stop or is gone.
+pub async fn run_worker<E: Engine>(
+    engine: E,
+    mut port: WorkerPort,
+    metrics: WorkerMetrics,
+    config: WorkerConfig,
+) {
+    let Some(snapshot) = first_snapshot(&mut port).await else { return };
+    let WorkerPort { index, commands, questions, notices, records, retired } = port;
+    let worker = Rc::new(Worker {
+        index,
+        names: Names::new(index, questions),
+        pool: Pool::new(),
+        connections: RefCell::new(Slab::new()),
+        metrics,
+        snapshot: RefCell::new(snapshot),
+        records: RefCell::new(records),
+        notices: notices.clone(),
+        config,
+        draining: Cell::new(false),
+        promotions_told: Cell::new(0),
+        resting: RefCell::new(Vec::new()),
+        engine,
+    });
+    worker.engine.spawn(housekeeping(Rc::clone(&worker)));
+    Commander { worker, doors: HashMap::new(), retired, notices }.obey(commands).await;
+}
+
+/// Nothing is served before there is a policy.
+async fn first_snapshot(port: &mut WorkerPort) -> Option<Arc<Snapshot>> {
+    loop {
+        match port.commands.recv().await? {
+            Command::Snapshot(snapshot) => {
+                let generation = snapshot.generation;
+                let _ = port.notices.try_send(Notice::Adopted { generation, revoked: 0 });
+                return Some(snapshot);
+            }
+            Command::Stop => return None,
+            // Control publishes before it opens doors; a door that comes first is not served.
+            Command::OpenDoor(door) => {
+                let _ = port.notices.try_send(Notice::DoorClosed(door.plan.bind));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The slow, regular work of a worker.
+async fn housekeeping<E: Engine>(worker: Rc<Worker<E>>) {
+    let mut bytes_at = worker.engine.now() + BYTE_COUNT_INTERVAL;
+    loop {
+        worker.engine.sleep_until(worker.engine.now() + POOL_SWEEP_INTERVAL).await;
+        worker.sweep_pool();
+        worker.set_gauges();
+        if worker.engine.now() >= bytes_at {
+            worker.count_live_bytes().await;
+            bytes_at = worker.engine.now() + BYTE_COUNT_INTERVAL;
+        }
+    }
+}
+
+/// Carries out control's commands.
+struct Commander<E: Engine> {
+    worker: Rc<Worker<E>>,
+    doors: HashMap<SocketAddr, Rc<OpenDoor>>,
+    retired: Retired,
+    notices: mpsc::Sender<Notice>,
+}
+
+impl<E: Engine> Commander<E> {
+    async fn obey(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Snapshot(snapshot) => self.adopt(snapshot),
+                Command::OpenDoor(door) => self.open(door),
+                Command::CloseDoor(address) => self.close(address),
+                Command::Answer(answer) => self.worker.names.answered(answer, self.worker.engine.now()),
+                Command::List(reply) => {
+                    let now = self.worker.engine.now();
+                    let connections = self.worker.connections.borrow();
+                    // Whoever asked may have given up.
+                    let _ = reply.send(connections.iter().map(|(_, each)| each.row(now)).collect());
+                }
+                Command::Drain { deadline_ms } => self.drain(deadline_ms),
+                Command::Stop => break,
+            }
+        }
+        for (_, connection) in self.worker.connections.borrow().iter() {
+            connection.cut(false);
+        }
+        // Sessions see the cut and write their records.
+        let until = self.worker.engine.now() + STOP_TIME_MAX;
+        wait_for_end(&self.worker, until).await;
+    }
+
+    fn adopt(&mut self, snapshot: Arc<Snapshot>) {
+        let generation = snapshot.generation;
+        self.retired.retire(self.worker.adopt(snapshot));
+        let worker = Rc::clone(&self.worker);
+        let notices = self.notices.clone();
+        self.worker.engine.spawn(async move {
+            let revoked = worker.recheck().await;
+            worker
+                .pool
+                .sweep(worker.engine.now(), Duration::MAX, |route, dialled| worker.may_stay(route, dialled));
+            // The only reader is control; when it is gone nobody waits for this.
+            let _ = notices.send(Notice::Adopted { generation, revoked }).await;
+        });
+    }
+
+    fn open(&mut self, Door { plan, socket }: Door) {
+        let address = plan.bind;
+        if let Some(open) = self.doors.get(&address)
+            && socket.is_none()
+        {
+            open.replan(plan);
+            return;
+        }
+        match self.worker.engine.listen(address, socket) {
+            Ok(listener) => {
+                let door = Rc::new(OpenDoor::new(plan));
+                self.doors.insert(address, Rc::clone(&door));
+                let worker = Rc::clone(&self.worker);
+                let notices = self.notices.clone();
+                let _ = notices.try_send(Notice::DoorOpened(address));
+                self.worker.engine.spawn(async move {
+                    door.serve(&worker, listener).await;
+                    let _ = notices.send(Notice::DoorClosed(address)).await;
+                });
+            }
+            Err(_) => {
+                let _ = self.notices.try_send(Notice::DoorClosed(address));
+            }
+        }
+    }
+
+    fn close(&mut self, address: SocketAddr) {
+        if let Some(door) = self.doors.remove(&address) {
+            door.close();
+        }
+    }
+
+    fn drain(&mut self, deadline_ms: u64) {
+        self.worker.draining.set(true);
+        self.doors.drain().for_each(|(_, door)| door.close());
+        for (_, connection) in self.worker.connections.borrow().iter() {
+            connection.wake_if_idle();
+        }
+        let worker = Rc::clone(&self.worker);
+        let notices = self.notices.clone();
+        self.worker.engine.spawn(async move {
+            let until = worker.engine.now() + Duration::from_millis(deadline_ms);
+            let cut = wait_for_end(&worker, until).await;
+            worker.metrics.add(Counter::FlowsCutAtDrain, cut);
+            for (_, connection) in worker.connections.borrow().iter() {
+                connection.cut(false);
+            }
+            let _ = notices.send(Notice::Drained { cut }).await;
+        });
+    }
+}
+
+/// Waits until no connection is left or the time has come; gives how many are left.
+async fn wait_for_end<E: Engine>(worker: &Worker<E>, until: Instant) -> u64 {
+    while !worker.connections.borrow().is_empty() && worker.engine.now() < until {
+        worker.engine.sleep_until(worker.engine.now() + Duration::from_millis(10)).await;
+    }
+    worker.connections.borrow().len() as u64
+}
+
+/// A decision in which nothing was wanted: bytes that could not be read. Counted like the policy's own.
+pub(crate) fn count_unparsed<E: Engine>(worker: &Worker<E>, reason: Reason, protocol: &'static str) {
+    worker.metrics.decision(Verdict::Deny.as_str(), reason.as_str(), protocol);
+}
