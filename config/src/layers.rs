@@ -12,7 +12,7 @@ use crate::problem::Problem;
 use crate::schema::{self, Key, Kind, Presence, Section};
 use crate::source::Override;
 use crate::spans::{self, Document, Part};
-use crate::suggest;
+use crate::{suggest, unavailable};
 
 /// The prefix of environment keys; `__` again separates sections.
 const PREFIX: &str = "SLUICE__";
@@ -67,7 +67,7 @@ impl Layers {
         overrides: &[Override],
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let mut defaults = section_defaults(&schema::ROOT);
+        let mut defaults = section_defaults(&schema::ROOT, "");
         if document.is_none() {
             // Only where there is no file at all: a truncated one must not open the gate.
             defaults.insert("mode".into(), Value::from("allow_any"));
@@ -121,14 +121,16 @@ impl Layers {
     }
 }
 
-/// The defaults of a section's own keys and of the tables in it.
-pub(crate) fn section_defaults(section: &Section) -> Dict {
+/// The defaults of a section's own keys and of the tables in it; `path` is the section's, without indices.
+pub(crate) fn section_defaults(section: &Section, path: &str) -> Dict {
     let mut dict = Dict::new();
     for key in section.keys {
+        let path = spans::join(path, key.name);
         let value = match (&key.presence, &key.kind) {
+            _ if unavailable::refused(&path, None).is_some() => None,
             (Presence::Default(text), _) => spans::parse_value(text),
             (_, Kind::Table(inner)) => {
-                Some(section_defaults(inner)).filter(|inner| !inner.is_empty()).map(Value::from)
+                Some(section_defaults(inner, &path)).filter(|inner| !inner.is_empty()).map(Value::from)
             }
             _ => None,
         };

@@ -167,7 +167,7 @@ impl Walk<'_> {
             (Kind::Tables(section), Value::Array(_, items)) => {
                 for (index, value) in items.iter_mut().enumerate() {
                     self.section(value, section, &path.index(index));
-                    fill(value, section);
+                    fill(value, section, &path.schema);
                 }
             }
             _ => {
@@ -184,9 +184,9 @@ impl Walk<'_> {
 }
 
 /// Gives a repeated table the defaults that the layers cannot know of.
-fn fill(value: &mut Value, section: &Section) {
+fn fill(value: &mut Value, section: &Section, path: &str) {
     if let Value::Dict(_, dict) = value {
-        for (name, default) in layers::section_defaults(section) {
+        for (name, default) in layers::section_defaults(section, path) {
             dict.entry(name).or_insert(default);
         }
     }

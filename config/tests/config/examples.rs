@@ -1,0 +1,98 @@
+//! The examples and the reference in docs/ are what this crate accepts and generates.
+
+use std::path::Path;
+
+use sluice_config::{DoorKind, Source, load, reference_markdown};
+use sluice_policy::{Mode, UnixSeconds};
+
+fn example(name: &str) -> sluice_config::Loaded {
+    let source = Source {
+        now: UnixSeconds(1_800_000_000),
+        ..Source::isolated(Some(crate::common::examples().join(name)))
+    };
+    load(&source).unwrap_or_else(|report| panic!("{name}: {report}"))
+}
+
+/// Only what a checkout cannot help: git keeps no permissions tighter than these.
+fn unexpected_warnings(loaded: &sluice_config::Loaded) -> Vec<String> {
+    let texts = loaded.warnings.iter().map(ToString::to_string);
+    texts.filter(|text| !text.contains("can be read by every user")).collect()
+}
+
+#[test]
+fn every_example_loads_without_warnings() {
+    let mut count = 0;
+    for entry in std::fs::read_dir(crate::common::examples()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".toml") {
+            assert_eq!(unexpected_warnings(&example(&name)), Vec::<String>::new(), "{name}");
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "found {count} examples");
+}
+
+#[test]
+fn allow_any_means_what_it_says() {
+    let plan = example("allow-any.toml").plan;
+    assert_eq!(plan.mode, Mode::AllowAny);
+    assert_eq!(
+        plan.doors.iter().map(|door| door.kind).collect::<Vec<_>>(),
+        [DoorKind::HttpProxy, DoorKind::Tls]
+    );
+    assert_eq!(plan.prometheus.unwrap().bind.to_string(), "0.0.0.0:15090");
+    assert!(plan.policy_input.services[1].deny[0].is_empty());
+}
+
+#[test]
+fn registry_only_means_what_it_says() {
+    let plan = example("registry-only.toml").plan;
+    assert_eq!(plan.mode, Mode::RegistryOnly);
+    assert_eq!(plan.policy_input.scopes[0].mode, Mode::AllowAny);
+    assert_eq!(plan.policy_input.workloads.len(), 3);
+    assert_eq!(&*plan.credentials[0].user, "checkout");
+    assert_eq!(plan.credentials[0].password.expose_secret(), b"replace-me");
+    assert_eq!(plan.credentials[0].identity.namespace.as_deref(), Some("payments"));
+    assert_eq!(plan.credentials[0].identity.cluster.as_deref(), Some("Kubernetes"));
+    let hosts: Vec<&str> = plan
+        .policy_input
+        .services
+        .iter()
+        .flat_map(|service| &service.hosts)
+        .map(|host| host.as_str())
+        .collect();
+    let expected = [
+        "httpbin.org",
+        "*.processor.example",
+        "xn--bcher-kva.example",
+        "api.partner-one.example",
+        "*.partner-two.example",
+    ];
+    assert_eq!(hosts, expected);
+    assert_eq!(plan.limits.connect_timeout_ms, 3000);
+    assert_eq!(plan.dns.ttl_max_s, 120);
+    let own: Vec<String> = plan.policy_input.guard.own_listeners.iter().map(ToString::to_string).collect();
+    assert_eq!(own, ["0.0.0.0:3128", "0.0.0.0:8443", "127.0.0.1:15000", "0.0.0.0:15090"]);
+}
+
+#[test]
+fn databases_have_doors_of_their_own() {
+    let plan = example("egress-for-databases.toml").plan;
+    let doors: Vec<_> = plan.doors.iter().map(|door| (&*door.name, door.destination_port)).collect();
+    assert_eq!(doors, [("orders-db", Some(5432)), ("catalogue-db", Some(3306))]);
+    assert_eq!(plan.policy_input.services[1].endpoints[1].ports[0].1, 3307);
+}
+
+#[test]
+fn the_reference_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let generated = reference_markdown();
+    if std::env::var_os("SLUICE_UPDATE_DOCS").is_some_and(|value| value == "1") {
+        std::fs::write(&path, &generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == generated,
+        "docs/configuration.md is not what the schema says: SLUICE_UPDATE_DOCS=1 cargo test -p sluice-config"
+    );
+}

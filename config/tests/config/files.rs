@@ -1,0 +1,205 @@
+//! Which file is read, what is said of one that cannot be, and the files that a configuration names.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use sluice_config::{Problem, Source, limits, load};
+use sluice_policy::Mode;
+
+use crate::common::load_in;
+
+fn refused(source: &Source) -> Problem {
+    let mut errors = load(source).unwrap_err().errors;
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors.remove(0)
+}
+
+fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn the_flag_comes_before_the_variable_before_the_default_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |name: &str, mode: &str| {
+        write(folder.path(), name, format!("mode = \"{mode}\"\n[deny]\ncontact = \"{name}\""))
+    };
+    let (flag, variable, default) =
+        (mode("flag", "registry_only"), mode("variable", "registry_only"), mode("default", "registry_only"));
+    let mut source = Source {
+        path: Some(flag.clone()),
+        environment: vec![("SLUICE_CONFIG".into(), variable.clone().into_os_string())],
+        default_path: default.clone(),
+        ..Source::isolated(None)
+    };
+    assert_eq!(load(&source).unwrap().plan.file, Some(flag));
+    source.path = None;
+    assert_eq!(load(&source).unwrap().plan.file, Some(variable));
+    source.environment.clear();
+    assert_eq!(load(&source).unwrap().plan.file, Some(default));
+    source.default_path = folder.path().join("gone");
+    let plan = load(&source).unwrap().plan;
+    assert_eq!((plan.file, plan.mode), (None, Mode::AllowAny));
+}
+
+#[test]
+fn a_named_file_must_be_there_and_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = folder.path().join("gone.toml");
+    assert!(refused(&Source::isolated(Some(gone.clone()))).message.contains("no such file"));
+    let variable = |value: PathBuf| Source {
+        environment: vec![("SLUICE_CONFIG".into(), value.into_os_string())],
+        ..Source::isolated(None)
+    };
+    assert!(refused(&variable(gone)).message.contains("no such file"));
+    assert!(refused(&variable(PathBuf::new())).message.contains("set and empty"));
+    let directory = refused(&Source::isolated(Some(folder.path().to_path_buf())));
+    assert!(directory.message.contains("is a directory"), "{directory}");
+    let default = Source { default_path: folder.path().to_path_buf(), ..Source::isolated(None) };
+    assert!(refused(&default).message.contains("is a directory"));
+    let dangling = folder.path().join("dangling");
+    std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+    assert!(
+        refused(&Source { default_path: dangling, ..Source::isolated(None) })
+            .message
+            .contains("no such file")
+    );
+}
+
+#[test]
+fn content_that_is_no_configuration_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes, at, message) in [
+        ("empty", b"".as_slice(), (1, 1), "is empty"),
+        ("blank", b" \n\t\n".as_slice(), (1, 1), "is empty"),
+        ("mark", b"\xef\xbb\xbf\n".as_slice(), (1, 1), "is empty"),
+        ("latin", b"mode = \"allow_any\"\n# \xe9\n".as_slice(), (2, 3), "not UTF-8"),
+        ("nul", b"mode = \"allow_any\"\n\0".as_slice(), (2, 1), "syntax error"),
+    ] {
+        let problem = refused(&Source::isolated(Some(write(folder.path(), name, bytes))));
+        assert_eq!((problem.line, problem.column), at, "{problem}");
+        assert!(problem.message.contains(message), "{problem}");
+    }
+    let large =
+        write(folder.path(), "large", vec![b'#'; usize::try_from(limits::FILE_BYTES_MAX).unwrap() + 1]);
+    assert!(refused(&Source::isolated(Some(large))).message.contains("larger than"));
+    let marked = write(folder.path(), "marked", "\u{feff}mode = \"registry_only\"\n");
+    assert_eq!(load(&Source::isolated(Some(marked))).unwrap().plan.mode, Mode::RegistryOnly);
+    let windows =
+        write(folder.path(), "windows", "mode = \"registry_only\"\r\n\r\n[deny]\r\ncontact = 1\r\n");
+    assert_eq!(refused(&Source::isolated(Some(windows))).line, 4);
+}
+
+const WITH_CREDENTIALS: &str = "mode = \"registry_only\"\n[[listener]]\nkind = \"http_proxy\"\nbind = \"127.0.0.1:1\"\nauth = \"required\"\n\
+    [[workload]]\nname = \"w\"\ncredentials = [{ user = \"u\", password_file = \"password\" }]\n";
+
+#[test]
+fn passwords_are_read_and_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "password", "hunter2 and spaces \r\n");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let loaded = load_in(folder.path(), WITH_CREDENTIALS).unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert_eq!(loaded.plan.credentials[0].password.expose_secret(), b"hunter2 and spaces ");
+    assert!(!format!("{:?}", loaded.plan).contains("hunter2"));
+    assert!(format!("{:?}", loaded.plan).contains("[redacted]"));
+    let json = loaded.plan.effective_json();
+    assert!(!json.to_string().contains("hunter2"));
+    assert_eq!(json["values"]["workload"][0]["credentials"][0]["password"], "[redacted]");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).unwrap();
+    let warnings = load_in(folder.path(), WITH_CREDENTIALS).unwrap().warnings;
+    assert!(warnings[0].message.contains("every user"), "{warnings:#?}");
+    assert_eq!((warnings[0].line, warnings[0].key.as_str()), (8, "workload[0].credentials[0].password_file"));
+}
+
+#[test]
+fn password_files_that_hold_no_password_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let problem = || load_in(folder.path(), WITH_CREDENTIALS).unwrap_err().errors.remove(0);
+    assert!(problem().message.contains("no such file"));
+    for (content, message) in [
+        ("".to_owned(), "no password"),
+        ("\n\n".to_owned(), "no password"),
+        ("one\ntwo\n".to_owned(), "more than one line"),
+        ("x".repeat(5000), "larger than 4096"),
+    ] {
+        write(folder.path(), "password", content);
+        let problem = problem();
+        assert!(problem.message.contains(message), "{problem}");
+        assert_eq!((problem.line, problem.column), (8, 45), "{problem}");
+    }
+}
+
+#[test]
+fn users_and_principals_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "password", "x");
+    let twice = format!(
+        "{WITH_CREDENTIALS}[[workload]]\nname = \"v\"\ncredentials = [{{ user = \"u\", password_file = \"password\" }}]\n"
+    );
+    let problem = load_in(folder.path(), &twice).unwrap_err().errors.remove(0);
+    assert!(problem.message.contains("already there as `workload[0].credentials[0].user`"), "{problem}");
+    let colon = WITH_CREDENTIALS.replace("\"u\"", "\"a:b\"");
+    assert!(load_in(folder.path(), &colon).unwrap_err().errors[0].message.contains("no colon"));
+    let missing = WITH_CREDENTIALS.replace("user = \"u\", ", "");
+    let errors = load_in(folder.path(), &missing).unwrap_err().errors;
+    assert!(errors.iter().any(|error| error.message.contains("`user` is missing")), "{errors:#?}");
+    for (principal, message) in [
+        ("idgen", "not a SPIFFE id"),
+        ("spiffe://cluster.local", "not a SPIFFE id"),
+        ("spiffe://cluster.local/ns/other/sa/x", "namespace \"other\""),
+    ] {
+        let text = format!("{WITH_CREDENTIALS}principal = \"{principal}\"\n");
+        let problem = load_in(folder.path(), &text).unwrap_err().errors.remove(0);
+        assert!(problem.message.contains(message), "{problem}");
+        assert_eq!(problem.key, "workload[0].principal");
+    }
+}
+
+#[test]
+fn addresses_belong_to_one_workload() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |second: &str| {
+        format!(
+            "mode = \"registry_only\"\n[[workload]]\nname = \"a\"\naddresses = [\"10.0.0.0/24\"]\n\
+             [[workload]]\nname = \"b\"\naddresses = [\"{second}\"]\n"
+        )
+    };
+    load_in(folder.path(), &text("10.0.0.0/25")).unwrap();
+    for same in ["10.0.0.0/24", "::ffff:10.0.0.0/120"] {
+        let problem = load_in(folder.path(), &text(same)).unwrap_err().errors.remove(0);
+        assert!(problem.message.contains("already an address of `workload[0]`"), "{problem}");
+        assert_eq!(problem.key, "workload[1].addresses[0]");
+    }
+}
+
+#[test]
+fn hosts_files_have_lines_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "mode = \"registry_only\"\n[[service]]\nname = \"a\"\nhosts = [\"A.example\"]\nhosts_file = \"hosts\"\n";
+    write(folder.path(), "hosts", "# ours\n\na.example # again\r\n  *.B.example\nbücher.example\n");
+    let plan = load_in(folder.path(), text).unwrap().plan;
+    let hosts: Vec<&str> = plan.policy_input.services[0].hosts.iter().map(|host| host.as_str()).collect();
+    assert_eq!(hosts, ["a.example", "*.b.example", "xn--bcher-kva.example"]);
+    write(folder.path(), "hosts", "a.example\n  https://b.example/ # no\nc.example:443\n");
+    let errors = load_in(folder.path(), text).unwrap_err().errors;
+    let places: Vec<_> = errors.iter().map(|error| (error.line, error.column)).collect();
+    assert_eq!(places, [(2, 3), (3, 1)], "{errors:#?}");
+    assert!(
+        errors.iter().all(|error| error.file.ends_with("/hosts") && error.key == "service[0].hosts_file")
+    );
+    write(folder.path(), "hosts", b"a.example\n\xff");
+    let problem = load_in(folder.path(), text).unwrap_err().errors.remove(0);
+    assert!(problem.message.contains("not UTF-8"), "{problem}");
+}
+
+#[test]
+fn a_large_hosts_file_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let many: String = (0..20_000).map(|index| format!("h{index}.example\n")).collect();
+    write(folder.path(), "hosts", many);
+    let text = "mode = \"registry_only\"\n[[service]]\nname = \"a\"\nhosts_file = \"hosts\"\n";
+    assert_eq!(load_in(folder.path(), text).unwrap().plan.policy_input.services[0].hosts.len(), 20_000);
+}
