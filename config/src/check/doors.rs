@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::services::Entry;
 use super::{Check, Node};
-use crate::plan::{Admin, Auth, Credential, DenyTls, Door, DoorKind, Prometheus};
+use crate::plan::{Admin, Auth, DenyTls, Door, DoorKind, Prometheus};
 use crate::structure::shorten;
 use crate::suggest;
 
@@ -19,8 +19,10 @@ const OWN_KEYS: &[(&str, &[DoorKind])] = &[
 ];
 
 impl Check<'_> {
-    pub(crate) fn doors(&self, root: &Node<'_>, services: &[Entry], credentials: &[Credential]) -> Vec<Door> {
+    pub(crate) fn doors(&self, root: &Node<'_>, services: &[Entry]) -> Vec<Door> {
         let items = root.items("listener");
+        // Written, not read: a password file that is missing is an error of its own.
+        let credentials = root.items("workload").into_iter().find_map(|workload| workload.get("credentials"));
         if let Some(list) =
             root.get("listener").filter(|list| items.is_empty() && list.value.as_array().is_some())
         {
@@ -31,7 +33,7 @@ impl Check<'_> {
         let mut doors: Vec<Door> = Vec::new();
         let mut names: HashMap<Arc<str>, String> = HashMap::new();
         for node in &items {
-            let Some(door) = self.door(node, services, credentials) else { continue };
+            let Some(door) = self.door(node, services, credentials.is_some()) else { continue };
             let first = names.entry(Arc::clone(&door.name)).or_insert_with(|| node.path.clone());
             if *first != node.path {
                 let at = node.get("name").unwrap_or_else(|| node.clone());
@@ -43,17 +45,16 @@ impl Check<'_> {
             }
             doors.push(door);
         }
-        if !credentials.is_empty() && doors.iter().all(|door| door.auth == Auth::Off) && !doors.is_empty() {
-            let node = root.items("workload").into_iter().find_map(|workload| workload.get("credentials"));
-            if let Some(node) = node {
-                let remedy = "set auth = \"required\" or \"optional\" on an http_proxy door".to_owned();
-                self.warn(&node, "no door asks for credentials", remedy);
-            }
+        if let Some(node) =
+            credentials.filter(|_| !doors.is_empty() && doors.iter().all(|door| door.auth == Auth::Off))
+        {
+            let remedy = "set auth = \"required\" or \"optional\" on an http_proxy door".to_owned();
+            self.warn(&node, "no door asks for credentials", remedy);
         }
         doors
     }
 
-    fn door(&self, node: &Node<'_>, services: &[Entry], credentials: &[Credential]) -> Option<Door> {
+    fn door(&self, node: &Node<'_>, services: &[Entry], credentials: bool) -> Option<Door> {
         let bind = node.get("bind").and_then(|at| self.bind(&at));
         let kind = node.word::<DoorKind>("kind")?;
         for (key, kinds) in OWN_KEYS {
@@ -64,7 +65,7 @@ impl Check<'_> {
             }
         }
         let auth = node.word::<Auth>("auth").unwrap_or_default();
-        if let Some(at) = node.get("auth").filter(|_| credentials.is_empty()) {
+        if let Some(at) = node.get("auth").filter(|_| !credentials) {
             let remedy = "add credentials = [{ user, password_file }] to a [[workload]]".to_owned();
             match auth {
                 Auth::Required => self.error(&at, "nobody could pass: no workload has credentials", remedy),

@@ -142,7 +142,7 @@ impl Check<'_> {
         let scopes = self.scopes(&root);
         let (workloads, credentials) = self.workloads(&root, &cluster_id);
         let services = self.services(&root);
-        let doors = self.doors(&root, &services, &credentials);
+        let doors = self.doors(&root, &services);
         let admin = self.admin(&root);
         let prometheus = self.prometheus(&root);
         self.binds(&root, &doors, admin.as_ref(), prometheus.as_ref());

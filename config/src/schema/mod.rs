@@ -122,3 +122,44 @@ pub(crate) fn find(path: &str) -> Option<&'static Key> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spans::parse_value;
+
+    fn each(section: &'static Section, path: &str, visit: &mut dyn FnMut(&str, &'static Key)) {
+        for key in section.keys {
+            let path = crate::spans::join(path, key.name);
+            visit(&path, key);
+            if let Kind::Table(inner) | Kind::Tables(inner) = key.kind {
+                each(inner, &path, visit);
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_explains_itself() {
+        each(&ROOT, "", &mut |path, key| {
+            let is_table = matches!(key.kind, Kind::Table(_) | Kind::Tables(_));
+            assert!(is_table || (!key.about.is_empty() && !key.example.is_empty()), "{path}");
+            assert!(key.example.is_empty() || parse_value(key.example).is_some(), "{path}: {}", key.example);
+            if let Presence::Default(text) = key.presence {
+                assert!(parse_value(text).is_some(), "{path}: {text}");
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_not_available_is_in_the_schema() {
+        for entry in unavailable::TABLE {
+            let key = find(entry.path).unwrap_or_else(|| panic!("{}", entry.path));
+            let known = match (entry.value, &key.kind) {
+                (None, _) | (Some("true"), Kind::Bool) => true,
+                (Some(word), Kind::Choice(words)) => words.iter().any(|(known, _)| *known == word),
+                _ => false,
+            };
+            assert!(known, "{} {:?}", entry.path, entry.value);
+        }
+    }
+}

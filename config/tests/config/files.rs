@@ -76,7 +76,7 @@ fn content_that_is_no_configuration_is_refused() {
         ("blank", b" \n\t\n".as_slice(), (1, 1), "is empty"),
         ("mark", b"\xef\xbb\xbf\n".as_slice(), (1, 1), "is empty"),
         ("latin", b"mode = \"allow_any\"\n# \xe9\n".as_slice(), (2, 3), "not UTF-8"),
-        ("nul", b"mode = \"allow_any\"\n\0".as_slice(), (2, 1), "syntax error"),
+        ("nul", b"mode = \"allow_any\"\n\0".as_slice(), (2, 2), "syntax error"),
     ] {
         let problem = refused(&Source::isolated(Some(write(folder.path(), name, bytes))));
         assert_eq!((problem.line, problem.column), at, "{problem}");
@@ -128,7 +128,7 @@ fn password_files_that_hold_no_password_are_refused() {
         write(folder.path(), "password", content);
         let problem = problem();
         assert!(problem.message.contains(message), "{problem}");
-        assert_eq!((problem.line, problem.column), (8, 45), "{problem}");
+        assert_eq!((problem.line, problem.column), (8, 46), "{problem}");
     }
 }
 

@@ -1,4 +1,6 @@
 //! Whole loads through the public interface: examples, mistakes, layers, files, reloads, damaged input.
+// Helpers outside #[test] functions fail a test by panicking, as the tests themselves do.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 mod diff;
