@@ -90,6 +90,7 @@ impl Engine for SimEngine {
     }
 
     fn stats(&self) -> EngineStats {
+        let tasks_panicked = self.world.panics();
         self.world.with(|state| {
             let host = &state.hosts[self.host];
             EngineStats {
@@ -98,6 +99,7 @@ impl Engine for SimEngine {
                 splice_promotions: host.splice_promotions,
                 splicing: host.splicing,
                 completions_lost: 0,
+                tasks_panicked,
                 turns: state.steps,
             }
         })

@@ -47,6 +47,10 @@ impl World {
         result
     }
 
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.get()
+    }
+
     /// One step: a task or an event. `Some(MAIN_TASK)` if the main task is to run; `None` if nothing can happen.
     fn step(&self, timers: bool) -> Option<TaskId> {
         let ready = self.executor.ready_count();
@@ -196,7 +200,7 @@ impl Sim {
 
     /// Tasks that have panicked.
     pub fn panics(&self) -> u64 {
-        self.world.panics.get()
+        self.world.panics()
     }
 
     /// Every connect attempt so far, in order.
