@@ -1,5 +1,6 @@
 //! Inputs made from a seed: random ones and mutations of a corpus. Knows nothing of what they are fed to.
 
+use crate::Body;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Longest input made by mutation or at random; seeds may be longer.
@@ -91,7 +92,7 @@ fn mutate(random: &mut Random, data: &mut Vec<u8>, seeds: &[Vec<u8>]) {
 ///
 /// # Errors
 /// The first input that it panicked on.
-pub fn run(body: fn(&[u8]), seeds: &[Vec<u8>], seed: u64, inputs: usize) -> Result<(), Vec<u8>> {
+pub fn run(body: Body, seeds: &[Vec<u8>], seed: u64, inputs: usize) -> Result<(), Vec<u8>> {
     let holds = |data: &[u8]| catch_unwind(AssertUnwindSafe(|| body(data))).is_ok();
     if let Some(broken) = seeds.iter().find(|data| !holds(data)) {
         return Err(broken.clone());

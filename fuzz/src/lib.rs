@@ -9,8 +9,11 @@ pub mod generate;
 mod http1;
 mod tls;
 
+/// Takes any bytes; panics where a promise is broken.
+pub type Body = fn(&[u8]);
+
 /// Every target by name. Their inputs are arbitrary; those that need choices take them from the first bytes.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Body)] = &[
     ("authority", http1::authority),
     ("basic", http1::basic),
     ("chunked", http1::chunked),
@@ -20,7 +23,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
 ];
 
 /// A target that is broken on purpose, one bit away from its seed: whoever runs bodies must find out.
-pub const CANARY: (&str, fn(&[u8])) = ("canary", canary);
+pub const CANARY: (&str, Body) = ("canary", canary);
 
 fn canary(data: &[u8]) {
     assert!(data != b"fuzz", "the canary is found");
@@ -31,7 +34,7 @@ fn canary(data: &[u8]) {
 /// # Panics
 /// When [`TARGETS`] has no such name.
 #[must_use]
-pub fn target(name: &str) -> fn(&[u8]) {
+pub fn target(name: &str) -> Body {
     match TARGETS.iter().find(|(known, _)| *known == name) {
         Some((_, body)) => *body,
         None => panic!("no fuzz target is called {name}"),
