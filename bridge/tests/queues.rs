@@ -37,6 +37,17 @@ fn addresses_are_bounded_and_never_empty() {
 }
 
 #[test]
+fn what_crosses_threads_may() {
+    fn send<T: Send>() {}
+    fn shared<T: Send + Sync>() {}
+    send::<sluice_bridge::WorkerPort>();
+    send::<sluice_bridge::ControlPort>();
+    send::<sluice_telemetry::WorkerMetrics>();
+    shared::<Snapshot>();
+    shared::<sluice_telemetry::Registry>();
+}
+
+#[test]
 fn questions_and_answers_cross() {
     let (mut worker, mut control) = pair(3, &Bounds::default());
     let name: Arc<str> = "db.test".into();

@@ -1,7 +1,7 @@
 //! Who, whither and how it ended: what tells two istio_* series apart, as small copyable keys. It must not know
 //! numbers.
 
-use crate::ResponseFlags;
+use crate::{ResponseFlags, series::SeriesKey};
 use hashbrown::{Equivalent, HashMap};
 use std::{hash::Hash, sync::Arc};
 
@@ -16,11 +16,14 @@ impl SourceId {
 
 /// An interned destination.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct DestinationId(pub(crate) u32);
+pub struct DestinationId {
+    pub(crate) index: u32,
+    pub(crate) registered: bool,
+}
 
 impl DestinationId {
     /// No destination known at all: every label `unknown`.
-    pub const UNKNOWN: Self = Self(0);
+    pub const UNKNOWN: Self = Self { index: 0, registered: false };
 }
 
 /// What is proven about a source workload. Absent is `unknown`.
@@ -191,6 +194,12 @@ pub struct HttpKey {
     pub mutual_tls: bool,
 }
 
+impl SeriesKey for HttpKey {
+    fn charged_to(&self) -> Option<SourceId> {
+        (!self.destination.registered).then_some(self.source)
+    }
+}
+
 impl HttpKey {
     /// A plain-HTTP key without flags.
     #[must_use]
@@ -218,6 +227,12 @@ pub struct TcpKey {
     pub flags: ResponseFlags,
     /// Whether the source came over mutual TLS; shows only with `reporter="waypoint"`.
     pub mutual_tls: bool,
+}
+
+impl SeriesKey for TcpKey {
+    fn charged_to(&self) -> Option<SourceId> {
+        (!self.destination.registered).then_some(self.source)
+    }
 }
 
 impl TcpKey {

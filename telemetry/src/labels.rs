@@ -149,7 +149,7 @@ impl<'s> Naming<'s> {
             Reporter::Gateway => &self.gateway,
             Reporter::Source | Reporter::Waypoint => &self.sources[source.0 as usize],
         };
-        let destination = &self.destinations[destination.0 as usize];
+        let destination = &self.destinations[destination.index as usize];
         let text = |text: &Option<Arc<str>>| text.clone().map_or(UNKNOWN.into(), LabelValue::from);
         let cluster = source.cluster.as_ref().unwrap_or(&self.settings.cluster_id);
         let service = source.app.as_ref().or(source.workload.as_ref()).or(source.service_account.as_ref());

@@ -4,6 +4,11 @@
 pub const HTTP_SERIES_MAX: usize = 2048;
 /// TCP label sets kept for one gateway (each is 4 exposed series and 40 bytes per worker that uses it).
 pub const TCP_SERIES_MAX: usize = 4096;
+/// HTTP label sets that one source may have towards unregistered destinations (all sources without proof together): an
+/// origin that answers with ever new status codes cannot take the table from the others.
+pub const HTTP_SERIES_PER_SOURCE_MAX: usize = 512;
+/// As [`HTTP_SERIES_PER_SOURCE_MAX`], for TCP.
+pub const TCP_SERIES_PER_SOURCE_MAX: usize = 512;
 /// Label sets of product counters and gauges (`egress_*`) kept for one gateway.
 pub const EGRESS_SERIES_MAX: usize = 2048;
 /// Different source workloads that can be labelled; further ones are labelled `unknown`.

@@ -7,19 +7,18 @@ use crate::{
     host_labels::HostTable,
     keys::{DestinationKey, DestinationText, HttpKey, Interner, Map, Source, SourceText, TcpKey},
     limits::{
-        DESTINATIONS_MAX, EGRESS_CHUNK, EGRESS_SERIES_MAX, HTTP_CHUNK, HTTP_SERIES_MAX, SOURCES_MAX,
-        TCP_CHUNK, TCP_SERIES_MAX,
+        DESTINATIONS_MAX, EGRESS_CHUNK, EGRESS_SERIES_MAX, HTTP_CHUNK, HTTP_SERIES_MAX,
+        HTTP_SERIES_PER_SOURCE_MAX, SOURCES_MAX, TCP_CHUNK, TCP_SERIES_MAX, TCP_SERIES_PER_SOURCE_MAX,
     },
     product::{Counter, Family, Gauge, LABELS_MAX},
     prometheus,
-    series::{Place, SeriesTable, Stamps},
+    series::{Place, SeriesKey, SeriesTable, Stamps},
     slots::Slots,
     snapshot::Snapshot,
 };
 use hashbrown::Equivalent;
 use std::{
     fmt,
-    hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -157,8 +156,8 @@ impl Registry {
         Self(Arc::new(Shared {
             settings,
             names: Mutex::new(names),
-            http: Series::new(HTTP_SERIES_MAX, http_overflow),
-            tcp: Series::new(TCP_SERIES_MAX, tcp_overflow),
+            http: Series::new(HTTP_SERIES_MAX, HTTP_SERIES_PER_SOURCE_MAX, http_overflow),
+            tcp: Series::new(TCP_SERIES_MAX, TCP_SERIES_PER_SOURCE_MAX, tcp_overflow),
             egress: Mutex::default(),
             workers: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -218,9 +217,12 @@ fn sum_all(workers: &[Arc<WorkerSlots>], slots: impl Fn(&WorkerSlots) -> &Slots,
     rows.flatten().fold(0, |sum, word| sum.wrapping_add(word.load(Relaxed)))
 }
 
-impl<K: Copy + Eq + Hash> Series<K> {
-    fn new(rows_max: usize, overflow: K) -> Self {
-        Self { table: Mutex::new(SeriesTable::new(rows_max, overflow)), stamps: Stamps::new(rows_max) }
+impl<K: SeriesKey> Series<K> {
+    fn new(rows_max: usize, per_source_max: usize, overflow: K) -> Self {
+        Self {
+            table: Mutex::new(SeriesTable::new(rows_max, per_source_max, overflow)),
+            stamps: Stamps::new(rows_max),
+        }
     }
 
     pub(crate) fn resolve(&self, key: K) -> Option<Place> {
@@ -255,7 +257,7 @@ impl Shared {
     ) -> Option<(DestinationId, Arc<DestinationText>)> {
         let max = if registered { DESTINATIONS_MAX } else { DESTINATIONS_MAX / 2 };
         let (id, text) = locked(&self.names).destinations.intern(key, max)?;
-        Some((DestinationId(id), text))
+        Some((DestinationId { index: id, registered: key.namespace.is_some() }, text))
     }
 }
 

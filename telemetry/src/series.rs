@@ -1,6 +1,6 @@
 //! Which label set has which row: the table that all workers share. It must not know values.
 
-use hashbrown::HashMap;
+use crate::{SourceId, keys::Map};
 use std::{
     hash::Hash,
     sync::atomic::{
@@ -33,12 +33,20 @@ impl Stamps {
     }
 }
 
+/// What tells two series of one family apart.
+pub(crate) trait SeriesKey: Copy + Eq + Hash {
+    /// Whose quota the series counts against: `None` for registered destinations, which are as many as they are.
+    fn charged_to(&self) -> Option<SourceId>;
+}
+
 /// Label sets and their rows, at most as many as there are stamps (row 0 reserved).
 pub(crate) struct SeriesTable<K> {
-    places: HashMap<K, u32, foldhash::fast::RandomState>,
+    places: Map<K, u32>,
     rows: Vec<Row<K>>,
     free: Vec<u32>,
     rows_max: usize,
+    charged: Map<SourceId, usize>,
+    per_source_max: usize,
 }
 
 struct Row<K> {
@@ -49,17 +57,30 @@ struct Row<K> {
     changed_ms: u64,
 }
 
-impl<K: Copy + Eq + Hash> SeriesTable<K> {
-    /// At most `rows_max` rows, the reserved one included. `overflow` labels that one; it cannot be looked up.
-    pub(crate) fn new(rows_max: usize, overflow: K) -> Self {
+impl<K: SeriesKey> SeriesTable<K> {
+    /// At most `rows_max` rows, the reserved one included, and `per_source_max` charged to one source. `overflow` labels
+    /// the reserved row; it cannot be looked up.
+    pub(crate) fn new(rows_max: usize, per_source_max: usize, overflow: K) -> Self {
         let reserved = Row { key: Some(overflow), stamp: OVERFLOW.stamp, activity: 0, changed_ms: 0 };
-        Self { places: HashMap::default(), rows: vec![reserved], free: Vec::new(), rows_max }
+        Self {
+            places: Map::default(),
+            rows: vec![reserved],
+            free: Vec::new(),
+            rows_max,
+            charged: Map::default(),
+            per_source_max,
+        }
     }
 
-    /// The row of a label set, a new one if need be; `None` when the table is full.
+    /// The row of a label set, a new one if need be; `None` when the table or the source's quota is full.
     pub(crate) fn resolve(&mut self, key: K) -> Option<Place> {
         if let Some(&index) = self.places.get(&key) {
             return Some(Place { index, stamp: self.rows[index as usize].stamp });
+        }
+        let charged_to = key.charged_to();
+        let charged = charged_to.and_then(|source| self.charged.get(&source)).copied().unwrap_or(0);
+        if charged >= self.per_source_max {
+            return None;
         }
         let index = match self.free.pop() {
             Some(index) => index,
@@ -69,6 +90,9 @@ impl<K: Copy + Eq + Hash> SeriesTable<K> {
             }
             None => return None,
         };
+        if let Some(source) = charged_to {
+            self.charged.insert(source, charged + 1);
+        }
         let row = &mut self.rows[index as usize];
         row.key = Some(key);
         row.activity = 0;
@@ -108,6 +132,9 @@ impl<K: Copy + Eq + Hash> SeriesTable<K> {
                 row.stamp = row.stamp.checked_add(1).unwrap_or(1);
                 stamps.0[index].store(row.stamp, Release);
                 self.free.push(place.index);
+                if let Some(charged) = key.charged_to().and_then(|source| self.charged.get_mut(&source)) {
+                    *charged -= 1;
+                }
                 evicted = true;
             }
         }
@@ -119,10 +146,30 @@ impl<K: Copy + Eq + Hash> SeriesTable<K> {
 mod tests {
     use super::*;
 
+    impl SeriesKey for char {
+        fn charged_to(&self) -> Option<SourceId> {
+            self.is_uppercase().then_some(SourceId::UNKNOWN)
+        }
+    }
+
+    #[test]
+    fn a_source_is_charged_for_what_is_not_registered() {
+        let stamps = Stamps::new(10);
+        let mut table = SeriesTable::new(10, 2, 'o');
+        assert!(table.resolve('A').is_some() && table.resolve('B').is_some());
+        assert_eq!(table.resolve('C'), None);
+        assert!(table.resolve('B').is_some(), "what it has it keeps");
+        assert!("abcd".chars().all(|key| table.resolve(key).is_some()), "registered ones are not charged");
+        table.evict(&stamps, 1, 1, |_| 0);
+        assert!(table.evict(&stamps, 2, 1, |_| 0));
+        assert!("CD".chars().all(|key| table.resolve(key).is_some()));
+        assert_eq!(table.resolve('E'), None);
+    }
+
     #[test]
     fn the_table_is_bounded_and_idle_rows_are_used_again() {
         let stamps = Stamps::new(3);
-        let mut table = SeriesTable::new(3, 'o');
+        let mut table = SeriesTable::new(3, 3, 'o');
         let a = table.resolve('a').unwrap();
         let b = table.resolve('b').unwrap();
         assert_eq!(table.resolve('a'), Some(a));

@@ -12,13 +12,12 @@ use crate::{
     limits::{HOST_BYTES_MAX, HTTP_SERIES_MAX, TCP_SERIES_MAX},
     product::{Counter, Family, Gauge, LABELS_MAX},
     registry::{EgressKey, EgressText, Series, Shared, WorkerSlots, http_word, locked, tcp_word},
-    series::{OVERFLOW, Place},
+    series::{OVERFLOW, Place, SeriesKey},
     slots::add,
 };
 use std::{
     cell::RefCell,
     fmt,
-    hash::Hash,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -167,15 +166,15 @@ impl WorkerMetrics {
         }
         self.add(Counter::HostLabelOverflow, 1);
         let nameless = DestinationKey { service: None, ..*key };
-        known
-            .destinations
-            .get(&nameless)
-            .copied()
-            .or_else(|| {
-                // The two cluster names always fit: room is kept beyond what names off the wire may take.
-                self.shared.destination(&nameless, true).map(|(id, _)| id)
-            })
-            .unwrap_or(DestinationId::UNKNOWN)
+        if let Some(&id) = known.destinations.get(&nameless) {
+            return id;
+        }
+        // The two cluster names always fit: room is kept beyond what names off the wire may take.
+        let Some((id, text)) = self.shared.destination(&nameless, true) else {
+            return DestinationId::UNKNOWN;
+        };
+        known.destinations.insert(text, id);
+        id
     }
 
     /// Where to count HTTP requests with these labels.
@@ -196,7 +195,7 @@ impl WorkerMetrics {
         TcpSeries { key: *key, place }
     }
 
-    fn resolve<K: Copy + Eq + Hash>(
+    fn resolve<K: SeriesKey>(
         &self,
         series: &Series<K>,
         known: &mut Map<K, Place>,

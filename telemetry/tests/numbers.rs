@@ -131,12 +131,13 @@ fn grpc_keeps_its_status() {
 fn beyond_the_cap_totals_stay_right_and_the_overflow_is_counted() {
     let registry = Registry::new(Settings::default());
     let metrics = registry.worker();
+    let service = Destination::Service { host: "busy.test", namespace: "default" };
+    let service = metrics.destination(SourceId::UNKNOWN, Traffic::Http, &service);
     let total = limits::HTTP_SERIES_MAX + 100;
     for number in 0..total {
-        let key = HttpKey {
-            grpc_status: Some((number % 200) as u8),
-            ..plain(100 + u16::try_from(number / 200).unwrap())
-        };
+        let code = 100 + u16::try_from(number / 200).unwrap();
+        let grpc_status = Some((number % 200) as u8);
+        let key = HttpKey { grpc_status, ..HttpKey::new(SourceId::UNKNOWN, service, code) };
         metrics.http_done(metrics.http(&key), 1, 1, 1);
     }
     let snapshot = registry.snapshot();
@@ -155,6 +156,19 @@ fn beyond_the_cap_totals_stay_right_and_the_overflow_is_counted() {
     assert_eq!(overflow.value, Value::Counter(101));
     let counted = &snapshot.metric("egress_series_overflow_total").unwrap().points[0].value;
     assert_eq!(*counted, Value::Counter(101));
+}
+
+#[test]
+fn an_origin_with_ever_new_status_codes_takes_no_more_than_its_share() {
+    let registry = Registry::new(Settings::default());
+    let metrics = registry.worker();
+    let wild = Destination::Passthrough { host: Some("wild.test") };
+    let wild = metrics.destination(SourceId::UNKNOWN, Traffic::Http, &wild);
+    for code in 0..1_000 {
+        metrics.http_done(metrics.http(&HttpKey::new(SourceId::UNKNOWN, wild, code)), 1, 1, 1);
+    }
+    let requests = registry.snapshot().metric("istio_requests_total").unwrap().points.len();
+    assert_eq!(requests, limits::HTTP_SERIES_PER_SOURCE_MAX + 1, "its share, and the overflow");
 }
 
 #[test]
