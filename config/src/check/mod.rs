@@ -145,6 +145,7 @@ impl Check<'_> {
         let doors = self.doors(&root, &services);
         let admin = self.admin(&root);
         let prometheus = self.prometheus(&root);
+        self.unreachable(&root, &services, &doors);
         self.binds(&root, &doors, admin.as_ref(), prometheus.as_ref());
         let mut guard = self.guard(&root);
         guard.own_listeners = doors.iter().map(|door| door.bind).collect();

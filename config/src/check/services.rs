@@ -7,12 +7,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sluice_policy::{
     CompileError, EndpointAddress, EndpointInput, HostPattern, Location, Origin, PortInput, Proof, Protocol,
-    Resolution, ServiceInput, Snapshot, UnixSeconds,
+    Resolution, ServiceInput, Snapshot, UnixSeconds, WarningKind,
 };
 
 use super::{Check, Node, hosts, push};
 use crate::hosts_file;
 use crate::limits::{PROBLEMS_MAX, WARNINGS_MAX};
+use crate::plan::Door;
 use crate::problem::Problem;
 use crate::structure::shorten;
 
@@ -42,6 +43,23 @@ impl Check<'_> {
             entries.push(Entry { input, path: node.path });
         }
         entries
+    }
+
+    /// A service that only a `tcp` door can reach needs one.
+    pub(crate) fn unreachable(&self, root: &Node<'_>, services: &[Entry], doors: &[Door]) {
+        let nodes: HashMap<String, Node<'_>> =
+            root.items("service").into_iter().map(|node| (node.path.clone(), node)).collect();
+        for Entry { input, path } in services {
+            let Some(node) = nodes.get(path) else { continue };
+            let named =
+                ["hosts", "hosts_file", "addresses"].into_iter().any(|key| self.names_something(node, key));
+            let full = (Arc::clone(&input.namespace), Arc::clone(&input.name));
+            if !named && !doors.iter().any(|door| door.service.as_ref() == Some(&full)) {
+                let remedy =
+                    "add `hosts` or `addresses`, or a [[listener]] of kind tcp that leads to it".to_owned();
+                self.warn(node, "nothing can reach this service", remedy);
+            }
+        }
     }
 
     fn service(&self, node: &Node<'_>) -> Option<ServiceInput> {
@@ -106,8 +124,9 @@ impl Check<'_> {
                 Err(unreadable) => self.error(&at, unreadable.message, unreadable.suggestion),
             }
         }
-        let names_none =
-            !["hosts", "hosts_file", "addresses"].into_iter().any(|key| self.names_something(node, key));
+        let names_none = !["hosts", "hosts_file", "addresses", "endpoints"]
+            .into_iter()
+            .any(|key| self.names_something(node, key));
         if names_none {
             let remedy = "add `hosts`, `hosts_file` or `addresses`".to_owned();
             self.error(node, "the service names no destination and can never match", remedy);
@@ -304,9 +323,12 @@ fn at_first(origins: &[Origin], message: String, suggestion: Option<String>) -> 
 }
 
 impl Check<'_> {
-    /// What compiles and may not be meant: shadowed hosts, services that nothing matches, literals that the guard refuses.
+    /// What compiles and may not be meant: shadowed hosts, literals that the guard refuses. What the file's own checks
+    /// say with a column is left out.
     pub(crate) fn policy_warnings(&self, snapshot: &Snapshot) {
-        for warning in snapshot.warnings() {
+        let said = [WarningKind::Expired, WarningKind::NothingToDial, WarningKind::Unreachable];
+        let warnings = snapshot.warnings(self.now).into_iter();
+        for warning in warnings.filter(|warning| !said.contains(&warning.kind)) {
             push(&self.warnings, WARNINGS_MAX, at_first(&warning.origins, warning.text, None));
         }
     }

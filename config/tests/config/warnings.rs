@@ -49,3 +49,32 @@ fn addresses_without_names_are_dialled_as_asked_for() {
             .plan;
     assert_eq!(plan.policy_input.services[0].resolution, sluice_policy::Resolution::None);
 }
+
+#[test]
+fn services_that_overlap_are_named_with_both_places() {
+    let text = format!(
+        "{SERVICE}[[service]]\nname = \"b\"\nhosts = [\"a.example\"]\nallow = [{{ namespace = \"x\" }}]\n"
+    );
+    let found = warnings(&text);
+    assert!(!found.is_empty() && found[0].contains("a.example port 443"), "{found:#?}");
+    assert!(found[0].contains("sluice.toml:2:1") && found[0].contains("sluice.toml:5"), "{found:#?}");
+}
+
+#[test]
+fn addresses_that_the_guard_refuses_all_the_same_are_named() {
+    let service = |rest: &str| format!("mode = \"registry_only\"\n[[service]]\nname = \"a\"\n{rest}\n");
+    only(&service("addresses = [\"169.0.0.0/8\"]"), "169.254.0.0/16");
+    let own = warnings(&service(
+        "hosts = [\"a.example\"]\nports = [{ number = 15000 }]\nendpoints = [{ address = \"127.0.0.1\" }]",
+    ));
+    assert!(own.iter().all(|text| text.contains("127.0.0.1:15000")) && !own.is_empty(), "{own:#?}");
+    assert_eq!(warnings(&service("addresses = [\"10.1.2.3\"]")), Vec::<String>::new());
+}
+
+#[test]
+fn a_service_without_hosts_needs_a_door() {
+    let service = "[[service]]\nname = \"db\"\nresolution = \"STATIC\"\nports = [{ number = 5432 }]\nendpoints = [{ address = \"192.0.2.1\" }]\n";
+    only(&format!("mode = \"registry_only\"\n{service}"), "nothing can reach this service");
+    let door = "[[listener]]\nkind = \"tcp\"\nbind = \"127.0.0.1:1\"\nservice = \"db\"\n";
+    assert_eq!(warnings(&format!("mode = \"registry_only\"\n{door}{service}")), Vec::<String>::new());
+}
