@@ -35,8 +35,6 @@ pub(crate) struct Direction {
     from: Side,
     source: Source,
     path: Path,
-    /// The sink failed: nothing of this direction matters any more.
-    sink_failed: bool,
     /// A receive or a splice into the pipe is under way.
     inbound: bool,
     /// A send or a splice out of the pipe is under way.
@@ -58,7 +56,6 @@ impl Direction {
             from,
             source: Source::Open,
             path: Path::Buffers,
-            sink_failed: false,
             inbound: false,
             outbound: false,
             shut: false,
@@ -131,11 +128,6 @@ impl Direction {
         self.source = Source::Failed;
     }
 
-    /// The socket that this direction writes to failed: what is held is lost.
-    pub(crate) fn sink_failed(&mut self) {
-        self.sink_failed = true;
-    }
-
     pub(crate) fn sent(&mut self, bytes: usize, whole: bool, counters: &Counters) -> bool {
         if !self.outbound || self.path == Path::Splice {
             return false;
@@ -176,9 +168,6 @@ impl Direction {
 
     /// Asks for whatever can go on now.
     pub(crate) fn advance(&mut self, settings: &Settings, counters: &Counters, actions: &mut Actions) {
-        if self.sink_failed {
-            return;
-        }
         if self.path == Path::Splice {
             self.advance_splice(settings, counters, actions);
         }
@@ -255,7 +244,7 @@ impl Direction {
 
     /// Asks once for the end of the sink's write side, when the direction is complete.
     pub(crate) fn shut_down(&mut self, actions: &mut Actions) {
-        if self.is_complete() && !self.shut && !self.sink_failed {
+        if self.is_complete() && !self.shut {
             self.shut = true;
             actions.push(Action::Shutdown { side: self.from.other() });
         }

@@ -184,6 +184,7 @@ impl Machine {
         let settings = self.settings;
         let mut actions = Actions::new();
         if let Some((side, _)) = self.failed {
+            // The direction towards the failed side is given up: what it holds is lost.
             if !self.direction_ref(side).holds() {
                 return self.finish(End::Reset(side), counters);
             }
@@ -212,7 +213,6 @@ impl Machine {
         };
         self.failed = Some((side, now_ms.saturating_add(wait_ms)));
         self.direction(side).source_failed();
-        self.direction(side.other()).sink_failed();
         self.advance(counters)
     }
 

@@ -146,10 +146,13 @@ fn a_reset_is_passed_on_after_what_came_before_it() {
 fn a_side_that_takes_nothing_delays_a_reset_only_so_long() {
     let mut tunnel = Tunnel::plain();
     tunnel.received(Upstream, 100);
+    tunnel.now_ms = 5_000;
     tunnel.give(Input::Failed { side: Upstream });
     tunnel.now_ms = 30_000;
     tunnel.give(Input::Sent { from: Upstream, bytes: 1, whole: false });
-    tunnel.now_ms = 60_000;
+    tunnel.now_ms = 64_999;
+    assert_eq!(tunnel.give(Input::Timer), []);
+    tunnel.now_ms = 65_000;
     assert_eq!(tunnel.give(Input::Timer), RESET);
     assert_eq!(tunnel.end(), Some(End::Reset(Upstream)));
 }
