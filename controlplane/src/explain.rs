@@ -149,7 +149,11 @@ struct Asker {
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Asker {
-    fn find(policy: &Snapshot, workloads: &[WorkloadInput], from: Option<&str>) -> Result<Self, QuestionError> {
+    fn find(
+        policy: &Snapshot,
+        workloads: &[WorkloadInput],
+        from: Option<&str>,
+    ) -> Result<Self, QuestionError> {
         let Some(from) = from else {
             let assumed = "a source without proof".to_owned();
             return Ok(Self { proof: Proof::None, identity: None, address: NO_ADDRESS, assumed });
@@ -178,12 +182,13 @@ impl Asker {
     }
 
     fn by_principal(workloads: &[WorkloadInput], principal: &str) -> Result<Self, QuestionError> {
-        let known = workloads.iter().find(|workload| workload.identity.principal.as_deref() == Some(principal));
+        let known =
+            workloads.iter().find(|workload| workload.identity.principal.as_deref() == Some(principal));
         let identity = match known {
             Some(workload) => Arc::clone(&workload.identity),
-            None => Arc::new(
-                identity_of(principal).ok_or_else(|| QuestionError::From(principal.to_owned()))?,
-            ),
+            None => {
+                Arc::new(identity_of(principal).ok_or_else(|| QuestionError::From(principal.to_owned()))?)
+            }
         };
         let assumed = format!("the certificate of {principal}");
         Ok(Self { proof: Proof::Certificate, identity: Some(identity), address: NO_ADDRESS, assumed })
@@ -260,7 +265,6 @@ fn destination(to: &str) -> Result<(&str, u16), QuestionError> {
     if host.is_empty() { Err(error()) } else { Ok((host, port)) }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,8 +286,11 @@ mod tests {
             ..Identity::default()
         };
         let addresses = vec!["10.1.2.0/24".parse().expect("a range")];
-        input.workloads =
-            vec![WorkloadInput { identity: Arc::new(identity), addresses, origin: Origin::new("sluice.toml", 3) }];
+        input.workloads = vec![WorkloadInput {
+            identity: Arc::new(identity),
+            addresses,
+            origin: Origin::new("sluice.toml", 3),
+        }];
         let workloads = input.workloads.clone();
         (compile(input).expect("compiles"), workloads)
     }
@@ -337,7 +344,10 @@ mod tests {
         let answer = ask(Some("default/idgen"), "https://httpbin.org").expect("an answer");
         let json = answer.to_json();
         assert_eq!((&json["decision"], &json["reason"]), (&json!("allow"), &json!("registered")));
-        assert_eq!((&json["service"], &json["matched"]), (&json!("default/httpbin-ext"), &json!("httpbin.org")));
+        assert_eq!(
+            (&json["service"], &json["matched"]),
+            (&json!("default/httpbin-ext"), &json!("httpbin.org"))
+        );
         assert!(answer.to_string().starts_with("allow: registered by default/httpbin-ext\n"), "{answer}");
     }
 }

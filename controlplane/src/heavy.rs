@@ -45,7 +45,10 @@ impl Heavy {
     ///
     /// # Errors
     /// [`JobLost`] when there will be no result.
-    pub async fn run<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> Result<R, JobLost> {
+    pub async fn run<R: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, JobLost> {
         let (reply, result) = oneshot::channel();
         let job: Job = Box::new(move || {
             // Nobody waiting any more is no error.
@@ -70,7 +73,10 @@ mod tests {
         let (heavy, thread) = Heavy::start().expect("a thread");
         assert_eq!(heavy.run(|| 1 + 1).await, Ok(2));
         assert_eq!(heavy.run(|| panic!("on purpose")).await, Err::<(), _>(JobLost));
-        assert_eq!(heavy.run(|| std::thread::current().name().map(str::to_owned)).await, Ok(Some("heavy".into())));
+        assert_eq!(
+            heavy.run(|| std::thread::current().name().map(str::to_owned)).await,
+            Ok(Some("heavy".into()))
+        );
         drop(heavy);
         thread.join().expect("the thread ends with its last handle");
     }

@@ -6,14 +6,26 @@
 
 pub mod admin;
 pub mod backlog;
+mod clock;
+mod control;
+mod counts;
 pub mod dns;
 pub mod doors;
 pub mod explain;
 pub mod heavy;
 pub mod limits;
 pub mod local;
+pub mod publish;
 pub mod records;
+mod reload;
+mod signals;
+mod start;
 pub mod status;
-pub mod watch;
+mod watch;
 
+pub use control::Ending;
+pub use doors::BindError;
 pub use records::{LogWriter, StreamWriter};
+pub use reload::MakeLogWriter;
+pub use signals::Order;
+pub use start::{ControlPanicked, Listeners, Running, Setup, StartError, start};

@@ -58,3 +58,21 @@ pub const HEAVY_NICE: i32 = 10;
 
 /// How long workers have to report that they run, and at the end that they stopped, in milliseconds.
 pub const WORKER_GRACE_MS: u64 = 5_000;
+/// Signals waiting to be acted upon.
+pub const ORDERS_MAX: usize = 16;
+/// Notices of all workers waiting for the control task.
+pub const NOTICES_MAX: usize = 256;
+/// DNS questions of all workers waiting for the DNS service.
+pub const DNS_INPUTS_MAX: usize = 1024;
+/// Problems of one refused configuration that are logged.
+pub const PROBLEMS_LOGGED_MAX: usize = 50;
+/// How often an address that is still closing is tried again …
+pub const DOOR_CLOSING_WAITS: usize = 20;
+/// … and after how long, in milliseconds.
+pub const DOOR_CLOSING_WAIT_MS: u64 = 50;
+/// How often the wall clock is compared with the next expiry at least (it may be set), in milliseconds.
+pub const EXPIRY_CHECK_MS: u64 = 30_000;
+/// How long the last access-log lines have to be written at the end, in milliseconds.
+pub const RECORDS_FINISH_MS: u64 = 2_000;
+/// The same when a second signal asks for the end at once, in milliseconds.
+pub const RECORDS_FINISH_AT_ONCE_MS: u64 = 200;

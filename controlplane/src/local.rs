@@ -51,7 +51,10 @@ mod tests {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 10.0.0.5\n        \
                     /32 host LOCAL\n     |-- 127.0.0.0\n        /31 link UNICAST\n           /8 host LOCAL\n";
         assert_eq!(v4(trie), [Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(127, 0, 0, 0)]);
-        assert_eq!(v6("00000000000000000000000000000001 01 80 10 80       lo\nnonsense\n"), [Ipv6Addr::LOCALHOST]);
+        assert_eq!(
+            v6("00000000000000000000000000000001 01 80 10 80       lo\nnonsense\n"),
+            [Ipv6Addr::LOCALHOST]
+        );
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl Records {
     ) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let stats = Arc::new(RecordStats::default());
-        let mut state = State { queues, format, writer, stats: Arc::clone(&stats), retired: LogStats::default() };
+        let mut state =
+            State { queues, format, writer, stats: Arc::clone(&stats), retired: LogStats::default() };
         let thread = Builder::new().name("records".into()).spawn(move || state.run(&inbox))?;
         Ok(Self { orders, thread, stats })
     }
@@ -295,7 +296,8 @@ mod tests {
     fn a_record_becomes_a_line_within_a_second_and_none_is_lost_at_the_end() {
         let (mut worker, control) = sluice_bridge::pair(0, &Bounds::default());
         let (writer, written) = lines();
-        let records = Records::start(vec![control.records], AccessLogFormat::Text, Box::new(writer)).expect("a thread");
+        let records =
+            Records::start(vec![control.records], AccessLogFormat::Text, Box::new(writer)).expect("a thread");
         assert!(worker.records.push(Box::default()));
         let batch = written.recv_timeout(Duration::from_secs(1)).expect("visible within a second");
         assert_eq!((batch.lines, batch.bytes.last()), (1, Some(&b'\n')));
@@ -316,7 +318,8 @@ mod tests {
         let (mut worker, control) = sluice_bridge::pair(0, &Bounds::default());
         let (first, _first_lines) = lines();
         let (second, second_lines) = lines();
-        let records = Records::start(vec![control.records], AccessLogFormat::Text, Box::new(first)).expect("a thread");
+        let records =
+            Records::start(vec![control.records], AccessLogFormat::Text, Box::new(first)).expect("a thread");
         records.replace(Box::new(second), AccessLogFormat::Json);
         records.reopen();
         second_lines.recv_timeout(Duration::from_secs(1)).expect("reopened");
@@ -349,7 +352,10 @@ mod tests {
             writer.write(batch.clone());
         }
         let dropped = writer.stats().dropped;
-        assert!((30..=40).contains(&dropped), "four batches wait, one may be in the writer's hands: {dropped}");
+        assert!(
+            (30..=40).contains(&dropped),
+            "four batches wait, one may be in the writer's hands: {dropped}"
+        );
         drop(release);
         writer.finish(Duration::from_secs(5));
         assert_eq!(writer.stats(), LogStats { written: 0, dropped: 80 });

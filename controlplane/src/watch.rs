@@ -21,7 +21,7 @@ const DATA_LINK: &str = "..data";
 const EVENT_BYTES: usize = 4096;
 
 /// Watches a set of files.
-pub struct Watcher {
+pub(crate) struct Watcher {
     events: EventStream<Vec<u8>>,
     directories: BTreeMap<PathBuf, WatchDescriptor>,
     names: HashMap<WatchDescriptor, BTreeSet<OsString>>,
@@ -32,14 +32,14 @@ impl Watcher {
     ///
     /// # Errors
     /// As inotify_init1(2): the limit of instances or descriptors.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream(vec![0; EVENT_BYTES])?;
         Ok(Self { events, directories: BTreeMap::new(), names: HashMap::new() })
     }
 
     /// Watches these files from now on, whether they exist or not, and no others. A directory that cannot be
     /// watched is logged; SIGHUP still works.
-    pub fn set(&mut self, files: &[PathBuf]) {
+    pub(crate) fn set(&mut self, files: &[PathBuf]) {
         let wanted = places(files);
         let mut watches = self.events.watches();
         let gone: Vec<PathBuf> =
@@ -69,7 +69,7 @@ impl Watcher {
     ///
     /// # Errors
     /// As read(2) on the inotify descriptor.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    pub(crate) async fn changed(&mut self) -> io::Result<()> {
         while !self.next().await? {}
         let quiet = Duration::from_millis(RELOAD_QUIET_MS);
         let latest = Instant::now() + Duration::from_millis(RELOAD_QUIET_TOTAL_MS);
@@ -87,7 +87,8 @@ impl Watcher {
     async fn next(&mut self) -> io::Result<bool> {
         let Some(event) = self.events.next().await else { return std::future::pending().await };
         let event = event?;
-        let watched = self.names.get(&event.wd).zip(event.name).is_some_and(|(names, name)| names.contains(&name));
+        let watched =
+            self.names.get(&event.wd).zip(event.name).is_some_and(|(names, name)| names.contains(&name));
         Ok(watched || event.mask.contains(EventMask::Q_OVERFLOW))
     }
 }

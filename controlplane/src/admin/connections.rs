@@ -1,6 +1,5 @@
 //! The list of live connections, gathered from every worker within a time bound.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,30 +10,38 @@ use tokio::time::{Instant, timeout_at};
 use crate::limits::{CONNECTIONS_LIST_MAX, CONNECTIONS_LIST_TIMEOUT_MS};
 use crate::status::Status;
 
+/// What the workers listed.
+pub(super) struct Listed {
+    rows: Vec<ConnectionRow>,
+    /// Workers that did not answer in time.
+    silent: Vec<usize>,
+}
+
 /// Asks every worker; those that do not answer in time are named instead of waited for.
-pub(super) async fn list(status: &Arc<Status>) -> Value {
+pub(super) async fn list(status: &Status) -> Listed {
     let deadline = Instant::now() + Duration::from_millis(CONNECTIONS_LIST_TIMEOUT_MS);
     let asked: Vec<_> =
         status.workers.iter().map(|commands| tokio::spawn(ask(commands.clone(), deadline))).collect();
-    let mut rows = Vec::new();
-    let mut silent = Vec::new();
+    let mut listed = Listed { rows: Vec::new(), silent: Vec::new() };
     for (worker, answer) in asked.into_iter().enumerate() {
         match answer.await {
-            Ok(Some(list)) => rows.extend(list),
-            _ => silent.push(worker),
+            Ok(Some(rows)) => listed.rows.extend(rows),
+            _ => listed.silent.push(worker),
         }
     }
-    let encode = move || {
-        let total = rows.len();
-        let shown: Vec<Value> = rows.iter().take(CONNECTIONS_LIST_MAX).map(row).collect();
+    listed
+}
+
+impl Listed {
+    pub(super) fn to_json(&self) -> Value {
+        let shown: Vec<Value> = self.rows.iter().take(CONNECTIONS_LIST_MAX).map(row).collect();
         json!({
-            "total": total,
-            "truncated": total > shown.len(),
-            "workers_without_answer": silent,
+            "total": self.rows.len(),
+            "truncated": self.rows.len() > shown.len(),
+            "workers_without_answer": self.silent,
             "connections": shown,
         })
-    };
-    status.heavy.run(encode).await.unwrap_or(Value::Null)
+    }
 }
 
 async fn ask(commands: mpsc::Sender<Command>, deadline: Instant) -> Option<Vec<ConnectionRow>> {

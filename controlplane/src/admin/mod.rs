@@ -19,7 +19,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 
 use crate::limits::{
-    ADMIN_CONNECTION_LIFE_MS, ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_HEAD_TIMEOUT_MS, ADMIN_HEADERS_MAX,
+    ADMIN_CONNECTION_LIFE_MS, ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_HEAD_TIMEOUT_MS,
+    ADMIN_HEADERS_MAX,
 };
 use crate::status::Status;
 

@@ -2,16 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
-use sluice_policy::UnixSeconds;
 
 use super::{Scope, connections};
+use crate::clock;
 use crate::explain::{Question, explain};
 use crate::status::{Phase, Status};
 
@@ -50,8 +49,14 @@ pub(super) async fn respond<B>(request: &Request<B>, scope: Scope, status: &Arc<
         ("/readyz", _) => ready(status),
         ("/metrics", _) => metrics(status).await,
         ("/", Scope::Admin) => text(StatusCode::OK, INDEX),
-        ("/config", Scope::Admin) => json(StatusCode::OK, &status.current().plan.effective_json()),
-        ("/connections", Scope::Admin) => json(StatusCode::OK, &connections::list(status).await),
+        ("/config", Scope::Admin) => {
+            let plan = status.current().plan;
+            written(status, JSON, move || pretty(&plan.effective_json())).await
+        }
+        ("/connections", Scope::Admin) => {
+            let listed = connections::list(status).await;
+            written(status, JSON, move || pretty(&listed.to_json())).await
+        }
         ("/policy/explain", Scope::Admin) => explained(request, status),
         _ => text(StatusCode::NOT_FOUND, "not found\n"),
     }
@@ -65,13 +70,22 @@ fn ready(status: &Status) -> Answer {
 
 async fn metrics(status: &Status) -> Answer {
     let render = Arc::clone(&status.metrics);
-    let written = status.heavy.run(move || {
+    let write = move || {
         let mut out = String::new();
         render(&mut out);
         out
-    });
-    match written.await {
-        Ok(body) => with(StatusCode::OK, METRICS, body),
+    };
+    written(status, METRICS, write).await
+}
+
+/// An answer whose body is written on the heavy thread.
+async fn written(
+    status: &Status,
+    kind: &'static str,
+    write: impl FnOnce() -> String + Send + 'static,
+) -> Answer {
+    match status.heavy.run(write).await {
+        Ok(body) => with(StatusCode::OK, kind, body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
@@ -88,9 +102,9 @@ fn explained<B>(request: &Request<B>, status: &Status) -> Answer {
     let current = status.current();
     let question = Question { from: get("from"), to, original: get("original") };
     let workloads = &current.plan.policy_input.workloads;
-    match explain(&current.snapshot.policy, workloads, &question, now()) {
+    match explain(&current.snapshot.policy, workloads, &question, clock::now()) {
         Ok(answer) if get("format") == Some("json") || wants_json(request) => {
-            json(StatusCode::OK, &answer.to_json())
+            with(StatusCode::OK, JSON, pretty(&answer.to_json()))
         }
         Ok(answer) => text(StatusCode::OK, answer.to_string()),
         Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
@@ -100,11 +114,6 @@ fn explained<B>(request: &Request<B>, status: &Status) -> Answer {
 fn wants_json<B>(request: &Request<B>) -> bool {
     let accept = request.headers().get(hyper::header::ACCEPT).and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.contains(JSON))
-}
-
-fn now() -> UnixSeconds {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// A name in Host means that a browser was led here by that name (DNS rebinding).
@@ -129,7 +138,8 @@ fn is_local_form(authority: &str) -> bool {
         },
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
-    let plain_port = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    let plain_port =
+        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
     plain_port && (host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok())
 }
 
@@ -164,8 +174,8 @@ fn text(code: StatusCode, body: impl Into<Bytes>) -> Answer {
     with(code, TEXT, body)
 }
 
-fn json(code: StatusCode, value: &Value) -> Answer {
-    with(code, JSON, format!("{value:#}\n"))
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
 }
 
 fn with(code: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
@@ -184,10 +194,21 @@ mod tests {
 
     #[test]
     fn only_addresses_and_localhost_pass_as_host() {
-        for host in ["127.0.0.1", "127.0.0.1:15000", "localhost", "LocalHost:1", "[::1]:15000", "[::1]", "10.0.0.1"] {
+        for host in
+            ["127.0.0.1", "127.0.0.1:15000", "localhost", "LocalHost:1", "[::1]:15000", "[::1]", "10.0.0.1"]
+        {
             assert!(is_local_form(host), "{host}");
         }
-        for host in ["evil.test", "localhost.evil.test", "127.0.0.1.evil.test", "", "[::1", "::1", "127.0.0.1:x", "a@127.0.0.1"] {
+        for host in [
+            "evil.test",
+            "localhost.evil.test",
+            "127.0.0.1.evil.test",
+            "",
+            "[::1",
+            "::1",
+            "127.0.0.1:x",
+            "a@127.0.0.1",
+        ] {
             assert!(!is_local_form(host), "{host}");
         }
     }

@@ -181,7 +181,9 @@ mod tests {
         cache.settle("b".into(), found(60), &settings(), 0);
         assert!(cache.fresh("a", 1).is_some());
         cache.settle("c".into(), found(60), &settings(), 1);
-        assert!(cache.fresh("b", 2).is_none() && cache.fresh("a", 2).is_some() && cache.fresh("c", 2).is_some());
+        assert!(
+            cache.fresh("b", 2).is_none() && cache.fresh("a", 2).is_some() && cache.fresh("c", 2).is_some()
+        );
         assert_eq!((cache.len(), cache.by_use.len()), (2, 2));
         cache.set_bound(1);
         assert_eq!((cache.len(), cache.by_use.len()), (1, 1));

@@ -113,10 +113,7 @@ async fn both<A, B>(
 
 /// Addresses of either family win; else a server's failure is worth more than "there is none", because it may
 /// hide addresses.
-fn combine(
-    v4: Option<Family<Ipv4Addr>>,
-    v6: Option<Family<Ipv6Addr>>,
-) -> Result<Found, DnsFailure> {
+fn combine(v4: Option<Family<Ipv4Addr>>, v6: Option<Family<Ipv6Addr>>) -> Result<Found, DnsFailure> {
     let failures = [
         v4.as_ref().map_or(Some(DnsFailure::Timeout), |family| family.as_ref().err().copied()),
         v6.as_ref().map_or(Some(DnsFailure::Timeout), |family| family.as_ref().err().copied()),
@@ -221,7 +218,8 @@ mod tests {
 
     #[test]
     fn the_smallest_ttl_of_the_alias_chain_counts() {
-        let records = [alias("a.test.", "b.test.", 7), alias("b.test.", "c.test.", 90), address("c.test.", 1, 300)];
+        let records =
+            [alias("a.test.", "b.test.", 7), alias("b.test.", "c.test.", 90), address("c.test.", 1, 300)];
         assert_eq!(follow(&name("a.test."), &records, pick), Ok((vec![Ipv4Addr::new(192, 0, 2, 1)], 7)));
     }
 
@@ -242,7 +240,10 @@ mod tests {
     fn a_failure_is_not_taken_for_absence() {
         let none: Family<Ipv4Addr> = Err(DnsFailure::NoData);
         assert_eq!(combine(Some(none.clone()), None), Err(DnsFailure::Timeout));
-        assert_eq!(combine(Some(none.clone()), Some(Err(DnsFailure::ServerFailure))), Err(DnsFailure::ServerFailure));
+        assert_eq!(
+            combine(Some(none.clone()), Some(Err(DnsFailure::ServerFailure))),
+            Err(DnsFailure::ServerFailure)
+        );
         assert_eq!(combine(Some(none), Some(Err(DnsFailure::NoName))), Err(DnsFailure::NoName));
     }
 
@@ -250,7 +251,8 @@ mod tests {
     fn one_family_is_enough_and_says_that_the_other_failed() {
         let found = combine(Some(Ok((vec![Ipv4Addr::LOCALHOST], 5))), None).expect("addresses of one family");
         assert!(found.partial && found.ttl_s == 5);
-        let found = combine(Some(Ok((vec![Ipv4Addr::LOCALHOST], 5))), Some(Err(DnsFailure::NoData))).expect("as above");
+        let found = combine(Some(Ok((vec![Ipv4Addr::LOCALHOST], 5))), Some(Err(DnsFailure::NoData)))
+            .expect("as above");
         assert!(!found.partial);
     }
 

@@ -192,7 +192,8 @@ impl<O: Observer> Service<O> {
 
     fn set(&mut self, settings: DnsSettings) {
         self.cache.set_bound(settings.cache_entries_max);
-        let same = settings.servers == self.settings.servers && settings.timeout_ms == self.settings.timeout_ms;
+        let same =
+            settings.servers == self.settings.servers && settings.timeout_ms == self.settings.timeout_ms;
         self.settings = settings;
         if !same {
             self.addresses.clear();

@@ -28,7 +28,10 @@ enum Script {
     /// An A record; the AAAA question is never answered.
     V4AndSilence(u32),
     /// An alias to a target with its own A record in the same answer.
-    Alias { alias_ttl_s: u32, target_ttl_s: u32 },
+    Alias {
+        alias_ttl_s: u32,
+        target_ttl_s: u32,
+    },
     /// An A record of another name only.
     OtherName,
     Code(ResponseCode),
@@ -59,7 +62,10 @@ impl Server {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = socket.local_addr().expect("bound");
         let script = Arc::new(Mutex::new(
-            script.iter().map(|(name, script)| ((*name).to_owned(), script.clone())).collect::<HashMap<_, _>>(),
+            script
+                .iter()
+                .map(|(name, script)| ((*name).to_owned(), script.clone()))
+                .collect::<HashMap<_, _>>(),
         ));
         let a_questions = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(serve(Arc::new(socket), Arc::clone(&script), Arc::clone(&a_questions)));
@@ -99,7 +105,9 @@ async fn serve(socket: Arc<UdpSocket>, script: Arc<Mutex<HashMap<String, Script>
 
 fn replies(question: &Message, name: &Name, kind: RecordType, script: &Script) -> Vec<Vec<u8>> {
     let is_v4 = kind == RecordType::A;
-    let v4 = |name: &Name, ttl_s, bytes: [u8; 4]| Record::from_rdata(name.clone(), ttl_s, RData::A(A(bytes.into())));
+    let v4 = |name: &Name, ttl_s, bytes: [u8; 4]| {
+        Record::from_rdata(name.clone(), ttl_s, RData::A(A(bytes.into())))
+    };
     let target = Name::from_ascii("target.test.").expect("a name");
     let mut message = Message::response(question.id, question.op_code);
     message.add_query(question.queries[0].clone());
@@ -121,7 +129,11 @@ fn replies(question: &Message, name: &Name, kind: RecordType, script: &Script) -
             message.add_answer(v4(name, *ttl_s, [192, 0, 2, 1]));
         }
         Script::Alias { alias_ttl_s, target_ttl_s } => {
-            message.add_answer(Record::from_rdata(name.clone(), *alias_ttl_s, RData::CNAME(CNAME(target.clone()))));
+            message.add_answer(Record::from_rdata(
+                name.clone(),
+                *alias_ttl_s,
+                RData::CNAME(CNAME(target.clone())),
+            ));
             message.add_answer(v4(&target, *target_ttl_s, [192, 0, 2, 7]));
         }
         Script::OtherName => {
@@ -141,8 +153,11 @@ fn replies(question: &Message, name: &Name, kind: RecordType, script: &Script) -
     vec![message.to_vec().expect("encodes")]
 }
 
+/// Outcomes of lookups, and whether an old answer served instead.
+type Outcomes = Vec<(Result<(), DnsFailure>, bool)>;
+
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(Result<(), DnsFailure>, bool)>>>);
+struct Seen(Arc<Mutex<Outcomes>>);
 
 impl Observer for Seen {
     fn question(&self, _: bool) {}
@@ -198,8 +213,11 @@ fn v4(answer: &DnsAnswer) -> Vec<String> {
 
 #[tokio::test]
 async fn both_families_are_asked_and_the_ttl_is_kept_within_its_bounds() {
-    let script =
-        [("a.test", Script::Both(60)), ("zero.test", Script::V4(0, [192, 0, 2, 2])), ("long.test", Script::Both(9999))];
+    let script = [
+        ("a.test", Script::Both(60)),
+        ("zero.test", Script::V4(0, [192, 0, 2, 2])),
+        ("long.test", Script::Both(9999)),
+    ];
     let mut rig = Rig::start(&script, |_| {}).await;
     let answer = rig.ask("a.test").await;
     let addresses = answer.outcome.as_ref().expect("addresses");
@@ -259,7 +277,11 @@ async fn the_smallest_ttl_of_an_alias_chain_counts() {
 
 #[tokio::test]
 async fn lies_and_garbage_give_no_address() {
-    let script = [("other.test", Script::OtherName), ("garbage.test", Script::Garbage), ("forged.test", Script::ForgedFirst)];
+    let script = [
+        ("other.test", Script::OtherName),
+        ("garbage.test", Script::Garbage),
+        ("forged.test", Script::ForgedFirst),
+    ];
     let mut rig = Rig::start(&script, |_| {}).await;
     assert!(rig.ask("other.test").await.outcome.is_err(), "an address of another name");
     assert!(rig.ask("garbage.test").await.outcome.is_err());
@@ -269,7 +291,8 @@ async fn lies_and_garbage_give_no_address() {
 
 #[tokio::test]
 async fn old_addresses_serve_while_dns_is_down_and_new_ones_when_it_is_back() {
-    let mut rig = Rig::start(&[("a.test", Script::V4(0, [192, 0, 2, 1]))], |settings| settings.ttl_min_ms = 1).await;
+    let mut rig =
+        Rig::start(&[("a.test", Script::V4(0, [192, 0, 2, 1]))], |settings| settings.ttl_min_ms = 1).await;
     assert_eq!(v4(&rig.ask("a.test").await), ["192.0.2.1"]);
     rig.server.set("a.test", Script::Silence);
     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -287,7 +310,8 @@ async fn old_addresses_serve_while_dns_is_down_and_new_ones_when_it_is_back() {
 
 #[tokio::test]
 async fn a_family_that_is_never_answered_does_not_hold_up_the_other() {
-    let mut rig = Rig::start(&[("a.test", Script::V4AndSilence(300))], |settings| settings.timeout_ms = 5_000).await;
+    let mut rig =
+        Rig::start(&[("a.test", Script::V4AndSilence(300))], |settings| settings.timeout_ms = 5_000).await;
     let started = std::time::Instant::now();
     let answer = rig.ask("a.test").await;
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());

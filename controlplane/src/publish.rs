@@ -1,0 +1,181 @@
+//! From a checked plan to what workers are given: the snapshot, door plans, DNS and telemetry settings. Pure but for the
+//! clockless randomness of credential salts; it must not know when or why something is published.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use sluice_bridge as bridge;
+use sluice_config as config;
+use sluice_config::Plan;
+use sluice_telemetry as telemetry;
+
+/// What a snapshot needs beyond the plan.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Every address that this process listens on, with the ports it really got.
+    pub listeners: Vec<SocketAddr>,
+    /// This host's own addresses.
+    pub local_addresses: Vec<IpAddr>,
+    /// The descriptor limit in force.
+    pub descriptors: u64,
+}
+
+/// Why a checked plan cannot be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The policy does not compile: a bug, since the configuration has compiled it before.
+    #[error("the policy does not compile: {0}")]
+    Policy(String),
+    /// The credentials cannot be held.
+    #[error("proxy credentials: {0}")]
+    Credentials(#[from] bridge::CredentialsError),
+}
+
+/// Compiles a plan. Takes its time with a large registry: for the heavy thread.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn snapshot(
+    plan: &Plan,
+    generation: u64,
+    surroundings: &Surroundings,
+) -> Result<bridge::Snapshot, PublishError> {
+    let mut input = plan.policy_input.clone();
+    input.guard.own_listeners.clone_from(&surroundings.listeners);
+    input.guard.local_addresses.clone_from(&surroundings.local_addresses);
+    let policy = sluice_policy::compile(input).map_err(|errors| {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        PublishError::Policy(errors.join("; "))
+    })?;
+    let mut credentials = bridge::CredentialsBuilder::new()?;
+    for credential in &plan.credentials {
+        let password = credential.password.expose_secret();
+        credentials.add(&credential.user, password, Arc::clone(&credential.identity))?;
+    }
+    Ok(bridge::Snapshot {
+        generation,
+        policy,
+        limits: limits(&plan.limits, surroundings.descriptors),
+        deny: bridge::Deny { contact: plan.deny.contact.clone() },
+        credentials: credentials.build(),
+        dns: dns(&plan.dns),
+        telemetry: telemetry_settings(plan),
+        access_log: bridge::AccessLog::All,
+    })
+}
+
+/// Connections at most, of all workers together: the configured share of the descriptor limit.
+pub fn connections_max(limits: &config::Limits, descriptors: u64) -> usize {
+    let share = descriptors.saturating_mul(u64::from(limits.connections_percent_max)) / 100;
+    usize::try_from(share).unwrap_or(usize::MAX).max(1)
+}
+
+fn limits(limits: &config::Limits, descriptors: u64) -> bridge::Limits {
+    bridge::Limits {
+        request_head_timeout_ms: limits.request_head_timeout_ms,
+        head_bytes_max: limits.request_head_bytes_max,
+        sniff_timeout_ms: limits.sniff_timeout_ms,
+        hello_bytes_max: limits.sniff_bytes_max,
+        connect_timeout_ms: limits.connect_timeout_ms,
+        response_head_timeout_ms: limits.response_head_timeout_ms,
+        http_stream_idle_timeout_ms: limits.http_stream_idle_timeout_ms,
+        client_keepalive_timeout_ms: limits.downstream_keepalive_timeout_ms,
+        upstream_keepalive_timeout_ms: limits.upstream_keepalive_timeout_ms,
+        tunnel_idle_timeout_ms: limits.tunnel_idle_timeout_ms,
+        half_closed_timeout_ms: limits.half_closed_timeout_ms,
+        drain_timeout_ms: limits.drain_timeout_ms,
+        connections_max: Some(connections_max(limits, descriptors)),
+        control_descriptors: usize::try_from(limits.control_descriptors).unwrap_or(usize::MAX),
+        ..bridge::Limits::default()
+    }
+}
+
+/// `[dns]` in the units of the bridge.
+pub fn dns(dns: &config::Dns) -> bridge::DnsSettings {
+    bridge::DnsSettings {
+        servers: dns.servers.clone().unwrap_or_default(),
+        ttl_min_ms: u64::from(dns.ttl_min_s) * 1000,
+        ttl_max_ms: u64::from(dns.ttl_max_s) * 1000,
+        negative_ttl_ms: u64::from(dns.negative_ttl_s) * 1000,
+        stale_ms: u64::from(dns.stale_s) * 1000,
+        timeout_ms: dns.timeout_ms,
+        cache_entries_max: dns.cache_entries,
+    }
+}
+
+/// `[telemetry]`; fixed for the life of the process.
+pub fn telemetry_settings(plan: &Plan) -> telemetry::Settings {
+    telemetry::Settings {
+        reporter: match plan.telemetry.reporter {
+            config::Reporter::Source => telemetry::Reporter::Source,
+            config::Reporter::Waypoint => telemetry::Reporter::Waypoint,
+            config::Reporter::Gateway => telemetry::Reporter::Gateway,
+        },
+        cluster_id: Arc::clone(&plan.telemetry.cluster_id),
+        host_labels: match plan.telemetry.host_labels {
+            config::HostLabels::Bounded => telemetry::HostLabelMode::Bounded,
+            config::HostLabels::Istio => telemetry::HostLabelMode::Istio,
+        },
+        ..telemetry::Settings::default()
+    }
+}
+
+/// A door at the address that it really got.
+pub fn door(door: &config::Door, address: SocketAddr) -> bridge::DoorPlan {
+    bridge::DoorPlan {
+        name: Arc::clone(&door.name),
+        auth: match door.auth {
+            config::Auth::Off => bridge::Auth::Off,
+            config::Auth::Optional => bridge::Auth::Optional,
+            config::Auth::Required => bridge::Auth::Required,
+        },
+        destination_port: door.destination_port,
+        service: door.service.clone(),
+        deny_tls: match door.deny_tls {
+            config::DenyTls::Reset => bridge::DenyTls::Reset,
+            config::DenyTls::Alert => bridge::DenyTls::Alert,
+        },
+        ..bridge::DoorPlan::new(
+            match door.kind {
+                config::DoorKind::HttpProxy => bridge::DoorKind::HttpProxy,
+                config::DoorKind::Tls => bridge::DoorKind::Tls,
+                config::DoorKind::Tcp => bridge::DoorKind::Tcp,
+            },
+            address,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        config::load(&config::Source::isolated(None)).expect("defaults are a configuration").plan
+    }
+
+    #[test]
+    fn the_default_plan_becomes_a_snapshot() {
+        let plan = plan();
+        let surroundings =
+            Surroundings { listeners: Vec::new(), local_addresses: Vec::new(), descriptors: 1000 };
+        let snapshot = snapshot(&plan, 1, &surroundings).expect("publishes");
+        assert_eq!(snapshot.generation, 1);
+        assert_eq!(snapshot.limits.connections_max, Some(450));
+        assert_eq!(
+            snapshot.limits,
+            bridge::Limits { connections_max: Some(450), ..bridge::Limits::default() },
+            "both crates have the same defaults"
+        );
+        assert_eq!(snapshot.dns, bridge::DnsSettings::default(), "likewise");
+    }
+
+    #[test]
+    fn our_own_listeners_are_guarded_at_the_ports_they_got() {
+        let own: SocketAddr = "127.0.0.1:40000".parse().expect("an address");
+        let surroundings =
+            Surroundings { listeners: vec![own], local_addresses: Vec::new(), descriptors: 1000 };
+        let snapshot = snapshot(&plan(), 1, &surroundings).expect("publishes");
+        assert!(snapshot.policy.guard(own, None).is_err());
+    }
+}
