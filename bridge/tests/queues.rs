@@ -80,17 +80,17 @@ fn old_snapshots_go_back_in_order_and_are_never_freed_by_the_worker() {
     let (mut worker, mut control) = pair(0, &Bounds { retired: 1, ..Bounds::default() });
     let old: Vec<_> = (1..=3).map(snapshot).collect();
     let watched: Vec<_> = old.iter().map(Arc::downgrade).collect();
-    old.into_iter().for_each(|old| worker.retire(old));
-    assert!(!worker.flush_retired(), "one is under way, two wait");
+    old.into_iter().for_each(|old| worker.retired.retire(old));
+    assert!(!worker.retired.flush(), "one is under way, two wait");
     assert!(watched.iter().all(|old| old.strong_count() == 1));
     for generation in 1..=3 {
         assert_eq!(control.retired.blocking_recv().unwrap().generation, generation);
-        worker.flush_retired();
+        worker.retired.flush();
     }
-    assert!(worker.flush_retired());
+    assert!(worker.retired.flush());
     drop(control);
-    worker.retire(snapshot(4));
-    assert!(worker.flush_retired(), "nobody to hand it to");
+    worker.retired.retire(snapshot(4));
+    assert!(worker.retired.flush(), "nobody to hand it to");
 }
 
 #[test]
