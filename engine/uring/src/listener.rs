@@ -1,0 +1,191 @@
+//! A listening socket: a multishot accept, the few connections that it may hold unasked, its end.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use io_uring::{cqueue, opcode, types};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket as NewSocket, Type};
+
+use crate::core::Core;
+use crate::io::Io;
+use crate::limits::{ACCEPTED_HELD_MAX, LISTEN_BACKLOG};
+use crate::ops::{Kind, encode};
+use crate::slab::Key;
+use crate::stream::Stream;
+
+/// A listener between submission and completion. The slot lives until its accept has ended.
+pub(crate) struct ListenerSlot {
+    socket: TcpListener,
+    /// The multishot accept is with the kernel.
+    armed: bool,
+    cancelling: bool,
+    released: bool,
+    in_flight: u16,
+    accepted: VecDeque<OwnedFd>,
+    error: Option<io::Error>,
+    waker: Option<Waker>,
+}
+
+impl Io {
+    fn arm_accept(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key) else { return };
+        if listener.armed {
+            return;
+        }
+        listener.armed = true;
+        listener.in_flight += 1;
+        self.in_flight += 1;
+        let entry = opcode::AcceptMulti::new(types::Fd(listener.socket.as_raw_fd()))
+            .flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
+            .build()
+            .user_data(encode(Kind::Accept, key));
+        // SAFETY: the entry points to no memory: a multishot accept returns no address.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn cancel_accept(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key) else { return };
+        if !listener.armed || listener.cancelling {
+            return;
+        }
+        listener.cancelling = true;
+        listener.in_flight += 1;
+        self.in_flight += 1;
+        self.ring.push_cancel_fd(listener.socket.as_raw_fd(), encode(Kind::CancelAccept, key));
+    }
+
+    pub(crate) fn complete_accept(&mut self, key: Key, result: i32, flags: u32) {
+        // SAFETY: a result that is not negative is a new descriptor that nobody else knows of. Whatever becomes of the
+        // listener, it is owned, and so closed, from here on.
+        let accepted = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
+        let Some(listener) = self.listeners.get_mut(key) else { return };
+        if !cqueue::more(flags) {
+            listener.armed = false;
+            listener.in_flight -= 1;
+        }
+        if listener.released {
+            return self.close_listener_if_quiet(key);
+        }
+        if let Some(accepted) = accepted {
+            listener.accepted.push_back(accepted);
+        } else if !matches!(-result, libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ECONNABORTED) {
+            listener.error = Some(io::Error::from_raw_os_error(-result));
+        }
+        let full = listener.accepted.len() >= ACCEPTED_HELD_MAX;
+        let waker = listener.waker.take();
+        self.wakes.extend(waker);
+        if full {
+            self.cancel_accept(key);
+        }
+    }
+
+    pub(crate) fn complete_cancel_accept(&mut self, key: Key) {
+        if let Some(listener) = self.listeners.get_mut(key) {
+            listener.cancelling = false;
+            listener.in_flight -= 1;
+            self.close_listener_if_quiet(key);
+        }
+    }
+
+    fn poll_accept(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        let listener = self.listeners.get_mut(key).expect("a listener owns its slot");
+        if let Some(accepted) = listener.accepted.pop_front() {
+            return Poll::Ready(Ok(accepted));
+        }
+        if let Some(error) = listener.error.take() {
+            return Poll::Ready(Err(error));
+        }
+        let old = Self::replace_waker(&mut listener.waker, cx.waker());
+        self.discard(old);
+        self.arm_accept(key);
+        Poll::Pending
+    }
+
+    fn release_listener(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key) else { return };
+        listener.released = true;
+        listener.accepted.clear();
+        let waker = listener.waker.take();
+        self.discard(waker);
+        self.cancel_accept(key);
+        self.close_listener_if_quiet(key);
+    }
+
+    fn close_listener_if_quiet(&mut self, key: Key) {
+        if self.listeners.get(key).is_some_and(|listener| listener.released && listener.in_flight == 0) {
+            self.listeners.remove(key);
+        }
+    }
+}
+
+/// See [`sluice_engine::Listener`]. At most one task waits for connections.
+pub struct Listener {
+    core: Rc<Core>,
+    key: Key,
+    address: SocketAddr,
+}
+
+impl Listener {
+    pub(crate) fn new(core: Rc<Core>, address: SocketAddr, socket: Option<TcpListener>) -> io::Result<Self> {
+        let socket = match socket {
+            Some(socket) => socket,
+            None => bind(address)?,
+        };
+        // Accepted sockets inherit this: no system call for each.
+        SockRef::from(&socket).set_tcp_nodelay(true)?;
+        // Old kernels end an accept on a non-blocking listener with EAGAIN instead of waiting.
+        socket.set_nonblocking(false)?;
+        let address = socket.local_addr()?;
+        let slot = ListenerSlot {
+            socket,
+            armed: false,
+            cancelling: false,
+            released: false,
+            in_flight: 0,
+            accepted: VecDeque::new(),
+            error: None,
+            waker: None,
+        };
+        let key = core.with_io(|io| io.listeners.insert(slot));
+        Ok(Self { core, key, address })
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket =
+        NewSocket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl sluice_engine::Listener for Listener {
+    type Stream = Stream;
+
+    async fn accept(&self) -> io::Result<Stream> {
+        loop {
+            let accepted = poll_fn(|cx| self.core.with_io(|io| io.poll_accept(self.key, cx))).await?;
+            // A connection whose peer cannot be named any more is dead already.
+            if let Ok(Some(peer)) = SockRef::from(&accepted).peer_addr().map(|peer| peer.as_socket()) {
+                return Ok(Stream::new(Rc::clone(&self.core), accepted, peer));
+            }
+        }
+    }
+
+    fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.core.with_io(|io| io.release_listener(self.key));
+    }
+}

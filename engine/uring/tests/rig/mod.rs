@@ -1,0 +1,20 @@
+//! How the shared suite gets at this engine.
+
+use std::future::Future;
+
+use sluice_engine::conformance::{Rig, Tuning};
+use sluice_engine_uring::{Config, UringEngine};
+
+/// The io_uring engine.
+pub(crate) struct Uring;
+
+impl Rig for Uring {
+    type Engine = UringEngine;
+
+    fn run<F: Future>(tuning: Tuning, body: impl FnOnce(UringEngine) -> F) -> F::Output {
+        let Tuning { buffers_max: pool_buffers_max, pipes_max } = tuning;
+        let engine = UringEngine::new(&Config { pool_buffers_max, pipes_max, ..Config::default() });
+        let engine = engine.expect("an engine");
+        engine.block_on(body(engine.clone()))
+    }
+}
