@@ -133,11 +133,7 @@ impl Executor {
             sleeping: AtomicBool::new(false),
             event: eventfd(0, EventfdFlags::CLOEXEC)?,
         };
-        Ok(Self {
-            remote: Arc::new(remote),
-            tasks: Rc::new(RefCell::new(Slab::new())),
-            panics: Cell::new(0),
-        })
+        Ok(Self { remote: Arc::new(remote), tasks: Rc::new(RefCell::new(Slab::new())), panics: Cell::new(0) })
     }
 
     pub(crate) fn remote(&self) -> &Remote {

@@ -13,13 +13,16 @@ mod connect;
 mod core;
 mod executor;
 mod io;
+mod kernel;
 pub mod limits;
 mod listener;
 mod ops;
 mod pipes;
+mod probe;
 mod relay;
 mod restrict;
 mod ring;
+mod selftest;
 mod slab;
 mod sleep;
 mod socket;
@@ -33,6 +36,7 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use listener::Listener;
+pub use probe::{Probe, Unavailable, probe};
 pub use sleep::Sleep;
 use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, RelaySetup};
 use sluice_relay::Report;
@@ -83,9 +87,10 @@ impl UringEngine {
     /// Sets up a ring for the calling thread.
     ///
     /// # Errors
-    /// As io_uring_setup(2) and io_uring_register(2).
-    pub fn new(config: &Config) -> std::io::Result<Self> {
-        Ok(Self { core: Core::new(config)? })
+    /// Why it cannot be had, and the remedy. [`probe`] finds out more.
+    pub fn new(config: Config) -> Result<Self, Unavailable> {
+        let core = Core::new(&config).map_err(|error| probe::explain(&error))?;
+        Ok(Self { core })
     }
 
     /// Runs `future` and everything that it spawns on this thread, until `future` is done. Tasks that are left then are

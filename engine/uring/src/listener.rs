@@ -18,6 +18,9 @@ use crate::ops::{Kind, encode};
 use crate::slab::Key;
 use crate::stream::Stream;
 
+/// Submissions that closing a listener at once may take: one for the cancellation, one for what comes of it, one to spare.
+const CLOSE_ROUNDS_MAX: usize = 3;
+
 /// A listener between submission and completion. The slot lives until its accept has ended.
 pub(crate) struct ListenerSlot {
     socket: TcpListener,
@@ -114,6 +117,13 @@ impl Io {
         self.discard(waker);
         self.cancel_accept(key);
         self.close_listener_if_quiet(key);
+        // Whoever drops a listener expects the port to be closed then, not at the end of the turn.
+        for _ in 0..CLOSE_ROUNDS_MAX {
+            if self.listeners.get(key).is_none() || self.ring.submit(None).is_err() {
+                break;
+            }
+            self.complete_all();
+        }
     }
 
     fn close_listener_if_quiet(&mut self, key: Key) {
@@ -157,8 +167,7 @@ impl Listener {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket =
-        NewSocket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    let socket = NewSocket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&SockAddr::from(address))?;

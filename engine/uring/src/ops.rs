@@ -64,9 +64,7 @@ pub(crate) fn encode(kind: Kind, key: Key) -> u64 {
 /// Unpacks user data; none if this engine did not make it.
 pub(crate) fn decode(user_data: u64) -> Option<(Kind, Key)> {
     let kind = *Kind::ALL.get(usize::try_from(user_data >> 56).ok()?)?;
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half is the index")]
     let index = user_data as u32;
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 24 bits")]
     let generation = (user_data >> 32) as u32 & 0x00ff_ffff;
     Some((kind, Key { index, generation }))
 }

@@ -26,6 +26,8 @@ pub(crate) struct Path {
     /// Received while another buffer is being sent. Credit is two buffers at most, so one place is enough.
     queued: Option<Buffer>,
     pub(crate) pipe: Option<Pipe>,
+    /// It has had a pipe since it was promoted.
+    pub(crate) spliced: bool,
     /// Bytes spliced since the direction last gave way to others.
     pub(crate) burst_bytes: usize,
 }
@@ -108,10 +110,7 @@ impl Io {
         let mut deadline_nearer = false;
         while let Some(input) = answers.pop_front() {
             let Some(slot) = self.relays.get_mut(key) else { continue };
-            let splicing = slot.counters.splicing.get();
             let actions = slot.machine.handle(input, now_ms, &slot.counters);
-            let promoted = slot.counters.splicing.get().saturating_sub(splicing);
-            self.splice_promotions += u64::from(promoted);
             deadline_nearer |= matches!(input, Input::Ended { .. } | Input::Failed { .. });
             for action in actions {
                 answers.extend(self.perform(key, action));
@@ -143,7 +142,9 @@ impl Io {
             Action::SpliceIn { from } => self.splice_in(key, from),
             Action::SpliceOut { from } => self.splice_out(key, from),
             Action::ReleasePipe { from } => {
-                let pipe = self.relays.get_mut(key)?.paths[from.index()].pipe.take();
+                let path = &mut self.relays.get_mut(key)?.paths[from.index()];
+                path.spliced = false;
+                let pipe = path.pipe.take();
                 pipe.into_iter().for_each(|pipe| self.pipes.give(pipe));
                 None
             }

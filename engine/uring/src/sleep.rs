@@ -32,9 +32,9 @@ impl Future for Sleep {
         }
         let (at, timer) = (self.at, self.timer);
         self.timer = self.core.with_io(|io| {
-            let known = timer.filter(|timer| {
-                matches!(io.timers.get(*timer), Some(Target::Task(old)) if old.will_wake(cx.waker()))
-            });
+            let known = timer.filter(
+                |timer| matches!(io.timers.get(*timer), Some(Target::Task(old)) if old.will_wake(cx.waker())),
+            );
             if known.is_some() {
                 return known;
             }

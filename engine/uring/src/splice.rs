@@ -35,8 +35,11 @@ impl Io {
             return None;
         }
         let Some(mut pipe) = path.pipe.take().or_else(|| self.pipes.take()) else {
+            path.spliced = false;
             return Some(Input::SpliceUnavailable { from });
         };
+        self.splice_promotions += u64::from(!path.spliced);
+        path.spliced = true;
         let socket = self.sockets.get(source)?;
         let moved = retry(|| splice(&socket.fd, None, &pipe.writer, None, pipe.capacity, FLAGS));
         if let Ok(bytes) = moved {

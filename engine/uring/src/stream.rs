@@ -70,9 +70,9 @@ impl Stream {
 
     /// Looks at the socket itself. Calls nothing that could come back here.
     fn with_socket<T>(&self, look: impl FnOnce(&mut Socket) -> T) -> T {
-        self.handle.core.with_io(|io| {
-            look(io.sockets.get_mut(self.handle.key).expect("a stream owns its slot"))
-        })
+        self.handle
+            .core
+            .with_io(|io| look(io.sockets.get_mut(self.handle.key).expect("a stream owns its slot")))
     }
 }
 

@@ -13,7 +13,7 @@ impl Rig for Uring {
 
     fn run<F: Future>(tuning: Tuning, body: impl FnOnce(UringEngine) -> F) -> F::Output {
         let Tuning { buffers_max: pool_buffers_max, pipes_max } = tuning;
-        let engine = UringEngine::new(&Config { pool_buffers_max, pipes_max, ..Config::default() });
+        let engine = UringEngine::new(Config { pool_buffers_max, pipes_max, ..Config::default() });
         let engine = engine.expect("an engine");
         engine.block_on(body(engine.clone()))
     }
