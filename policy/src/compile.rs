@@ -4,7 +4,7 @@
 use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::{
     Cidr, EndpointAddress, GuardInput, Origin, PolicyInput, PortInput, Protocol, ScopeInput, Selector,
@@ -284,12 +284,17 @@ fn compile_registry(
 struct Shared {
     ports: HashMap<Vec<PortInput>, Arc<[PortInput]>, foldhash::fast::FixedState>,
     selectors: HashMap<Vec<Selector>, Arc<[Selector]>, foldhash::fast::FixedState>,
+    texts: HashSet<Arc<str>, foldhash::fast::FixedState>,
 }
 
 impl Shared {
     fn new(hash_seed: u64) -> Self {
         let hasher = foldhash::fast::FixedState::with_seed(hash_seed);
-        Self { ports: HashMap::with_hasher(hasher.clone()), selectors: HashMap::with_hasher(hasher) }
+        Self {
+            ports: HashMap::with_hasher(hasher.clone()),
+            selectors: HashMap::with_hasher(hasher.clone()),
+            texts: HashSet::with_hasher(hasher),
+        }
     }
 
     fn service(&mut self, input: ServiceInput, first_host: Option<crate::MatchId>) -> Service {
@@ -300,22 +305,26 @@ impl Shared {
         ports.sort_by_key(|port| port.number);
         Service {
             name: input.name,
-            namespace: input.namespace,
+            namespace: self.text(input.namespace),
             ports: one(&mut self.ports, ports),
             location: input.location,
             resolution: input.resolution,
             endpoints: Box::from(input.endpoints),
             require_proof: input.require_proof,
             source_address: input.source_address,
-            region: input.region,
-            owner: input.owner,
-            ticket: input.ticket,
+            region: input.region.map(|text| self.text(text)),
+            owner: input.owner.map(|text| self.text(text)),
+            ticket: input.ticket.map(|text| self.text(text)),
             expires: input.expires,
             origin: input.origin,
             allow: input.allow.map(|allow| one(&mut self.selectors, allow)),
             deny: (!input.deny.is_empty()).then(|| one(&mut self.selectors, input.deny)),
             first_host,
         }
+    }
+
+    fn text(&mut self, text: Arc<str>) -> Arc<str> {
+        Arc::clone(self.texts.get_or_insert(text))
     }
 }
 

@@ -138,26 +138,49 @@ fn canonical_name<'b>(wire: &[u8], buf: &'b mut HostBuf) -> Result<&'b str, Host
     }
     let mut label_bytes = 0;
     for (out, &byte) in buf.bytes.iter_mut().zip(name) {
-        match byte {
-            b'.' if label_bytes == 0 => return Err(HostError::EmptyLabel),
-            b'.' => label_bytes = 0,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => label_bytes += 1,
-            b':' => return Err(HostError::Port),
-            b'*' => return Err(HostError::Wildcard),
-            b'%' => return Err(HostError::ZoneId),
-            0x80.. => return Err(HostError::NonAscii),
-            _ => return Err(HostError::Byte(byte)),
-        }
-        if label_bytes > LABEL_BYTES_MAX {
+        let canonical = CANONICAL[usize::from(byte)];
+        label_bytes += 1;
+        if canonical == b'.' {
+            if label_bytes == 1 {
+                return Err(HostError::EmptyLabel);
+            }
+            label_bytes = 0;
+        } else if canonical == 0 {
+            return Err(unfit(byte));
+        } else if label_bytes > LABEL_BYTES_MAX {
             return Err(HostError::LabelTooLong);
         }
-        *out = byte.to_ascii_lowercase();
+        *out = canonical;
     }
     if label_bytes == 0 {
         return Err(HostError::EmptyLabel);
     }
     Ok(str::from_utf8(&buf.bytes[..name.len()])
         .expect("invariant: only ASCII letters, digits, '-', '_' and '.' were copied"))
+}
+
+/// The canonical form of each byte that may stand in a name; 0 for the others.
+const CANONICAL: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+            table[byte as usize] = byte.to_ascii_lowercase();
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Why a byte may not stand in a name.
+fn unfit(byte: u8) -> HostError {
+    match byte {
+        b':' => HostError::Port,
+        b'*' => HostError::Wildcard,
+        b'%' => HostError::ZoneId,
+        0x80.. => HostError::NonAscii,
+        _ => HostError::Byte(byte),
+    }
 }
 
 /// Whether a reader that takes numbers for addresses (WHATWG URL "ends in a number", `inet_aton`) would take

@@ -2,11 +2,15 @@
 //! or who holds it.
 
 use alloc::{sync::Arc, vec::Vec};
-use core::net::IpAddr;
+use core::{net::IpAddr, ops::ControlFlow};
 
 use crate::{
-    Identity, MatchId, Mode, Scope, ScopeId, Service, ServiceId, UnixSeconds, guard::Guard,
-    registry::Registry, scope::Scopes, trie::Trie,
+    Host, Identity, MatchId, Mode, Scope, ScopeId, Service, ServiceId, UnixSeconds,
+    guard::Guard,
+    registry::{Candidate, Registry},
+    scope::Scopes,
+    trie::Trie,
+    unwrap_address,
 };
 
 /// A compiled policy. Ids of one snapshot mean nothing to another: after a reload look services up by name.
@@ -83,6 +87,38 @@ impl Snapshot {
     /// All services with their ids, by namespace, then name.
     pub fn services(&self) -> impl Iterator<Item = (ServiceId, &Service)> {
         (0..).map(ServiceId).zip(&self.services)
+    }
+
+    /// Whether a canonical host falls under the rule of a service at a port: among the services that have
+    /// that port, it stands with the exact host, else the longest wildcard (for an address: the longest
+    /// prefix). Asked of inner names (SNI inside CONNECT, an authority inside TLS): sources and expiry do not
+    /// count, they were judged when the service was chosen.
+    pub fn covers(&self, service: ServiceId, host: Host<'_>, port: u16) -> bool {
+        let mut covered = false;
+        let look = |candidate: Candidate<'_>| match candidate.at_port(port) {
+            [] => ControlFlow::Continue(()),
+            bindings => {
+                covered = bindings.iter().any(|binding| binding.service == service.0);
+                ControlFlow::Break(())
+            }
+        };
+        match host {
+            Host::Name(name) => self.registry.by_name(name, look),
+            Host::Address(address) => {
+                self.registry.by_address(unwrap_address(address, &self.guard.nat64), look)
+            }
+        }
+        covered
+    }
+
+    /// Whether an address lies in the `addresses` of a service (not in its endpoints).
+    pub fn names_address(&self, service: ServiceId, address: IpAddr) -> bool {
+        let mut named = false;
+        self.registry.by_address(unwrap_address(address, &self.guard.nat64), |candidate| {
+            named |= candidate.bindings.iter().any(|binding| binding.service == service.0);
+            ControlFlow::Continue(())
+        });
+        named
     }
 
     /// The first host of a service as it is written (with `*.` if it is a wildcard), for its name in

@@ -348,6 +348,33 @@ fn a_bound_door_asks_its_own_service_only() {
 }
 
 #[test]
+fn a_service_covers_the_names_that_its_rule_would_match() {
+    let mut wide = service("default/wide", &["*.wide.test", "one.test"], &[443]);
+    wide.addresses = vec![cidr("198.51.100.0/24")];
+    let mut narrow = service("default/narrow", &["own.wide.test"], &[443]);
+    narrow.addresses = vec![cidr("198.51.100.7/32")];
+    let snapshot = registry_only(vec![wide, narrow]);
+    let id = |name| snapshot.service_by_name("default", name).expect("a service");
+    for (name, port, wide, narrow) in [
+        ("a.wide.test", 443, true, false),
+        ("one.test", 443, true, false),
+        ("own.wide.test", 443, false, true),
+        ("wide.test", 443, false, false),
+        ("a.wide.test", 80, false, false),
+    ] {
+        let covers = |service| snapshot.covers(id(service), Host::Name(name), port);
+        assert_eq!((covers("wide"), covers("narrow")), (wide, narrow), "{name}:{port}");
+    }
+    let covers = |address| snapshot.covers(id("wide"), Host::Address(ip(address)), 443);
+    assert_eq!((covers("198.51.100.6"), covers("198.51.100.7")), (true, false));
+    let named = |address| snapshot.names_address(id("wide"), ip(address));
+    assert_eq!(
+        (named("198.51.100.7"), named("::ffff:198.51.100.6"), named("198.51.101.1")),
+        (true, true, false)
+    );
+}
+
+#[test]
 fn the_words_of_the_design() {
     let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(
