@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use sluice_bench::Arguments;
 use sluice_engine::{Engine, Listener, RelaySetup};
 use sluice_engine_epoll::EpollEngine;
+use sluice_engine_uring::UringEngine;
 
 fn main() -> Result<()> {
     let arguments = Arguments::from_environment()?;
@@ -16,6 +17,10 @@ fn main() -> Result<()> {
     match arguments.get::<String>("engine")?.as_str() {
         "epoll" => {
             let engine = EpollEngine::new(sluice_engine_epoll::Config::default())?;
+            engine.block_on(serve(engine.clone(), listen, to))
+        }
+        "uring" => {
+            let engine = UringEngine::new(sluice_engine_uring::Config::default())?;
             engine.block_on(serve(engine.clone(), listen, to))
         }
         other => bail!("there is no engine {other}"),
