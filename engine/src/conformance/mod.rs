@@ -12,6 +12,7 @@
 
 mod peers;
 pub mod process;
+pub mod races;
 pub mod relays;
 pub mod splices;
 pub mod streams;
@@ -155,6 +156,14 @@ pub fn with_client<R: Rig, A: Send + 'static, T, F: Future<Output = T>>(
 macro_rules! engine_conformance {
     ($rig:ty) => {
         $crate::engine_conformance! { @cases $rig;
+            races::sends_keep_their_order_under_load,
+            races::a_drop_with_a_receive_under_way_is_an_orderly_end,
+            races::a_reused_descriptor_gets_no_other_connections_bytes,
+            races::a_relay_takes_over_a_receive_under_way,
+            races::a_reset_in_the_middle_of_a_splice_harms_no_later_flow,
+            races::messages_of_odd_sizes_pass_while_paths_change,
+            races::wakes_from_many_threads_all_arrive,
+            races::a_dropped_listener_closes_what_it_had_accepted,
             relays::a_half_close_by_the_client_leaves_the_other_direction_open,
             relays::a_half_close_by_the_origin_leaves_the_other_direction_open,
             relays::a_reset_by_the_client_reaches_the_origin_as_a_reset,

@@ -339,3 +339,15 @@ impl Drop for Relay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::Socket;
+
+    #[test]
+    fn an_idle_tunnel_costs_less_than_a_kilobyte_of_user_memory() {
+        let bytes = size_of::<RelaySlot>() + 2 * size_of::<Socket>();
+        assert!(bytes <= 960, "{bytes} bytes: {} and twice {}", size_of::<RelaySlot>(), size_of::<Socket>());
+    }
+}
