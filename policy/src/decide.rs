@@ -243,10 +243,7 @@ enum Word {
 
 impl Judge<'_> {
     fn is_live(&self, binding: &Binding) -> bool {
-        self.snapshot
-            .services
-            .get(binding.service as usize)
-            .is_some_and(|service| !service.is_expired(self.now))
+        self.snapshot.is_live(binding, self.now)
     }
 
     /// Several services on one host and port: any that denies denies, else any that allows allows.
