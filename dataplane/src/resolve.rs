@@ -4,7 +4,6 @@
 //! only keeps what it was told for as long as it was told.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,6 +11,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use sluice_bridge::{Addresses, DnsAnswer, DnsFailure, DnsQuestion};
 use sluice_engine::{Deadline, Engine, Instant};
 use tokio::sync::mpsc;
@@ -54,13 +55,15 @@ enum Entry {
 /// The worker's replica.
 pub(crate) struct Names {
     worker: usize,
-    entries: RefCell<HashMap<Arc<str>, Entry>>,
+    /// The hash is seeded: clients choose the names.
+    entries: RefCell<HashMap<Arc<str>, Entry, FixedState>>,
     questions: mpsc::Sender<DnsQuestion>,
 }
 
 impl Names {
-    pub(crate) fn new(worker: usize, questions: mpsc::Sender<DnsQuestion>) -> Self {
-        Self { worker, entries: RefCell::new(HashMap::new()), questions }
+    pub(crate) fn new(worker: usize, questions: mpsc::Sender<DnsQuestion>, hash_seed: u64) -> Self {
+        let entries = RefCell::new(HashMap::with_hasher(FixedState::with_seed(hash_seed)));
+        Self { worker, entries, questions }
     }
 
     /// The addresses of `name`, from the replica or from the control thread.
@@ -123,7 +126,7 @@ impl Names {
     }
 }
 
-fn forget_expired(entries: &mut HashMap<Arc<str>, Entry>, now: Instant) {
+fn forget_expired(entries: &mut HashMap<Arc<str>, Entry, FixedState>, now: Instant) {
     entries.retain(|_, entry| match entry {
         Entry::Asked(_) => true,
         Entry::Known { fresh_until, .. } => *fresh_until > now,

@@ -5,13 +5,14 @@
 //! which comes here is between two messages.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use sluice_engine::{Engine, Instant, Stream};
 
 use crate::limits::{POOLED_PER_DESTINATION_MAX, POOLED_UPSTREAMS_MAX};
@@ -38,13 +39,15 @@ struct Idle<E: Engine> {
 
 /// All idle upstream connections of a worker.
 pub(crate) struct Pool<E: Engine> {
-    idle: RefCell<HashMap<Key, Vec<Idle<E>>>>,
+    /// The hash is seeded: clients choose the names.
+    idle: RefCell<HashMap<Key, Vec<Idle<E>>, FixedState>>,
     count: Cell<usize>,
 }
 
 impl<E: Engine> Pool<E> {
-    pub(crate) fn new() -> Self {
-        Self { idle: RefCell::new(HashMap::new()), count: Cell::new(0) }
+    pub(crate) fn new(hash_seed: u64) -> Self {
+        let idle = HashMap::with_hasher(FixedState::with_seed(hash_seed));
+        Self { idle: RefCell::new(idle), count: Cell::new(0) }
     }
 
     /// The connection to this destination that was used last, if one is idle and alive.
@@ -99,6 +102,12 @@ impl<E: Engine> Pool<E> {
         drop(idle);
         self.count.set(self.count.get() - closed.len());
         closed.len()
+    }
+
+    /// Closes all of them.
+    pub(crate) fn clear(&self) {
+        self.count.set(0);
+        self.idle.take();
     }
 
     /// Idle connections now.

@@ -46,6 +46,7 @@ pub(crate) struct Worker<E: Engine> {
     notices: mpsc::Sender<Notice>,
     config: WorkerConfig,
     draining: Cell<bool>,
+    stopped: Cell<bool>,
     /// What of the engine's count of promotions the metrics have been told.
     promotions_told: Cell<u64>,
     /// Doors that rest because the worker is full.
@@ -151,6 +152,13 @@ impl<E: Engine> Worker<E> {
         self.snapshot.replace(snapshot)
     }
 
+    /// Resets everything that is under way.
+    fn cut_all(&self) {
+        for (_, connection) in self.connections.borrow().iter() {
+            connection.cut(false);
+        }
+    }
+
     /// Decides every flow under way again; cuts those that the policy in force denies. Gives how many. Others run in
     /// between, so that a large table stalls nobody.
     async fn recheck(&self) -> u64 {
@@ -250,8 +258,8 @@ pub async fn run_worker<E: Engine>(
     let WorkerPort { index, commands, questions, notices, records, retired } = port;
     let worker = Rc::new(Worker {
         index,
-        names: Names::new(index, questions),
-        pool: Pool::new(),
+        names: Names::new(index, questions, engine.random()),
+        pool: Pool::new(engine.random()),
         connections: RefCell::new(Slab::new()),
         metrics,
         snapshot: RefCell::new(snapshot),
@@ -259,6 +267,7 @@ pub async fn run_worker<E: Engine>(
         notices: notices.clone(),
         config,
         draining: Cell::new(false),
+        stopped: Cell::new(false),
         promotions_told: Cell::new(0),
         resting: RefCell::new(Vec::new()),
         engine,
@@ -289,7 +298,7 @@ async fn first_snapshot(port: &mut WorkerPort) -> Option<Arc<Snapshot>> {
 /// The slow, regular work of a worker.
 async fn housekeeping<E: Engine>(worker: Rc<Worker<E>>) {
     let mut bytes_at = worker.engine.now() + BYTE_COUNT_INTERVAL;
-    loop {
+    while !worker.stopped.get() {
         worker.engine.sleep_until(worker.engine.now() + POOL_SWEEP_INTERVAL).await;
         worker.sweep_pool();
         worker.set_gauges();
@@ -326,9 +335,10 @@ impl<E: Engine> Commander<E> {
                 Command::Stop => break,
             }
         }
-        for (_, connection) in self.worker.connections.borrow().iter() {
-            connection.cut(false);
-        }
+        self.worker.stopped.set(true);
+        self.doors.drain().for_each(|(_, door)| door.close());
+        self.worker.cut_all();
+        self.worker.pool.clear();
         // Sessions see the cut and write their records.
         let until = self.worker.engine.now() + STOP_TIME_MAX;
         wait_for_end(&self.worker, until).await;
@@ -393,9 +403,7 @@ impl<E: Engine> Commander<E> {
             let until = worker.engine.now() + Duration::from_millis(deadline_ms);
             let cut = wait_for_end(&worker, until).await;
             worker.metrics.add(Counter::FlowsCutAtDrain, cut);
-            for (_, connection) in worker.connections.borrow().iter() {
-                connection.cut(false);
-            }
+            worker.cut_all();
             let _ = notices.send(Notice::Drained { cut }).await;
         });
     }

@@ -243,7 +243,10 @@ enum Word {
 
 impl Judge<'_> {
     fn is_live(&self, binding: &Binding) -> bool {
-        self.snapshot.is_live(binding, self.now)
+        self.snapshot
+            .services
+            .get(binding.service as usize)
+            .is_some_and(|service| !service.is_expired(self.now))
     }
 
     /// Several services on one host and port: any that denies denies, else any that allows allows.

@@ -1,1 +1,3 @@
-//! Whole-product tests.
+//! Whole-product tests: what they share. Nothing of the product imports this crate.
+
+pub mod sim;

@@ -1,0 +1,142 @@
+//! Clients: what an application sends through a door, and a strict reading of what comes back.
+
+use std::io;
+use std::net::SocketAddr;
+
+use sluice_engine::{Buffer, Engine, Stream};
+use sluice_engine_sim::{SimEngine, SimStream};
+use sluice_proto::http1::{Body, HeadLimits, Method, Progress, parse_response_head};
+
+/// A response, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// The body, decoded.
+    pub body: Vec<u8>,
+    /// `x-sluice-reason`, where there is one.
+    pub reason: Option<String>,
+    /// Whether the connection may be used again.
+    pub persistent: bool,
+}
+
+/// A client's connection.
+pub struct Client {
+    /// The stream itself, for what the methods here do not do.
+    pub stream: SimStream,
+    received: Vec<u8>,
+}
+
+impl Client {
+    /// Connects to a door.
+    pub async fn connect(engine: &SimEngine, door: SocketAddr) -> io::Result<Self> {
+        Ok(Self { stream: engine.connect(door, None).await?, received: Vec::new() })
+    }
+
+    /// Sends bytes as they are.
+    pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(10_000) {
+            self.stream.send(Buffer::from(piece.to_vec())).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads one response; an error where it is not whole.
+    pub async fn response(&mut self, method: Method) -> io::Result<Response> {
+        let (length, framing, mut response) = loop {
+            match parse_response_head(&self.received, method, &HeadLimits::default()) {
+                Ok(Progress::Complete(head)) if head.is_interim() => {
+                    let length = head.length;
+                    self.received.drain(..length);
+                    continue;
+                }
+                Ok(Progress::Complete(head)) => {
+                    let reason = head.headers.get("x-sluice-reason");
+                    let response = Response {
+                        status: head.status,
+                        body: Vec::new(),
+                        reason: reason.map(|reason| String::from_utf8_lossy(reason).into_owned()),
+                        persistent: head.persistent,
+                    };
+                    break (head.length, head.framing, response);
+                }
+                Ok(Progress::Partial) => {}
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+            }
+            self.more().await?;
+        };
+        self.received.drain(..length);
+        let mut body = Body::new(framing);
+        while !body.is_complete() {
+            if self.received.is_empty() {
+                match self.more().await {
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && body.may_end_here() => {
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                    Ok(()) => {}
+                }
+            }
+            let decoded = body
+                .feed(&mut self.received)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            response.body.extend_from_slice(&self.received[decoded.data.clone()]);
+            self.received.drain(..decoded.consumed);
+        }
+        Ok(response)
+    }
+
+    /// Everything until the peer ends in order; an error where it resets.
+    pub async fn to_end(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            match self.more().await {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Ok(std::mem::take(&mut self.received));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Exactly `count` bytes.
+    pub async fn exactly(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        while self.received.len() < count {
+            self.more().await?;
+        }
+        Ok(self.received.drain(..count).collect())
+    }
+
+    async fn more(&mut self) -> io::Result<()> {
+        let buffer = self.stream.receive().await?;
+        if buffer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.received.extend_from_slice(&buffer);
+        Ok(())
+    }
+}
+
+/// A ClientHello for `name`, as small as RFC 8446 lets it be.
+pub fn client_hello(name: &str) -> Vec<u8> {
+    let name = name.as_bytes();
+    let mut server_name = vec![0, 0];
+    let list = (name.len() + 3) as u16;
+    server_name.extend_from_slice(&(list + 2).to_be_bytes());
+    server_name.extend_from_slice(&list.to_be_bytes());
+    server_name.push(0);
+    server_name.extend_from_slice(&(name.len() as u16).to_be_bytes());
+    server_name.extend_from_slice(name);
+    let mut body = vec![3, 3];
+    body.extend_from_slice(&[7; 32]);
+    body.extend_from_slice(&[0, 0, 2, 0x13, 0x01, 1, 0]);
+    body.extend_from_slice(&(server_name.len() as u16).to_be_bytes());
+    body.extend_from_slice(&server_name);
+    let mut handshake = vec![1, 0];
+    handshake.extend_from_slice(&(body.len() as u16).to_be_bytes());
+    handshake.extend_from_slice(&body);
+    let mut record = vec![22, 3, 1];
+    record.extend_from_slice(&(handshake.len() as u16).to_be_bytes());
+    record.extend_from_slice(&handshake);
+    record
+}

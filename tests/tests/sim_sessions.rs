@@ -1,0 +1,375 @@
+//! The production sessions in a simulated world: first that they do what they should, then that nothing which may
+//! happen to them makes them do anything else.
+
+use std::net::SocketAddr;
+
+use sluice_engine::Engine;
+use sluice_engine_sim::{Faults, Sim};
+use sluice_policy::Mode;
+use sluice_proto::http1::Method;
+use sluice_telemetry::access_log::Field;
+use sluice_tests::sim::client::{Client, client_hello};
+use sluice_tests::sim::world::{ALLOWED, DENIED, PROXY, TCP, TLS, World, allow_any, registry_only};
+use sluice_tests::sim::{origin, pattern};
+
+fn world(policy: sluice_policy::PolicyInput) -> World {
+    let world = World::start(Sim::new(1, Faults::none()), policy);
+    serve_origins(&world);
+    world
+}
+
+fn serve_origins(world: &World) {
+    let host = world.host(200);
+    for address in [ALLOWED, DENIED] {
+        origin::serve_http(&host, SocketAddr::new(address.into(), 80));
+        for port in [443, 5432, 9000] {
+            origin::serve_echo(&host, SocketAddr::new(address.into(), port));
+        }
+    }
+}
+
+fn get(host: &str, tag: u64, length: usize) -> Vec<u8> {
+    format!("GET http://{host}/{tag}/{length} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
+}
+
+#[test]
+fn a_registered_host_passes_and_its_connection_is_used_again() {
+    let world = world(registry_only());
+    let engine = world.host(5);
+    world.sim.block_on(async {
+        let mut client = Client::connect(&engine, PROXY).await.unwrap();
+        for (tag, length) in [(2, 0), (3, 10), (4, 100_000), (5, 50_000), (6, 1)] {
+            client.send(&get("allowed.test", tag, length)).await.unwrap();
+            let response = client.response(Method::Get).await.unwrap();
+            assert_eq!((response.status, response.persistent), (200, true));
+            assert_eq!(response.body, pattern(tag, length));
+        }
+    });
+    assert_eq!(world.sim.engine_attempts().len(), 1, "one upstream connection for five requests");
+    let records = world.records();
+    assert_eq!(records.len(), 5);
+    assert_eq!(records[0].get(Field::PolicyReason), Some(&b"registered"[..]));
+    assert_eq!(records[0].get(Field::Service), Some(&b"default/web"[..]));
+    world.stop();
+}
+
+#[test]
+fn what_is_not_registered_is_answered_and_no_packet_goes_up() {
+    let world = world(registry_only());
+    let engine = world.host(5);
+    let refused = [
+        ("denied.test", 502, "not_registered"),
+        ("allowed.test:81", 502, "port_not_registered"),
+        ("metadata.test", 502, "guard"),
+        ("private.test", 502, "guard"),
+        ("a..test", 400, "malformed"),
+        ("0x7f.1", 400, "malformed"),
+        ("evilallowed.test", 502, "not_registered"),
+    ];
+    world.sim.block_on(async {
+        for (host, status, reason) in refused {
+            let mut client = Client::connect(&engine, PROXY).await.unwrap();
+            client.send(&get(host, 2, 5)).await.unwrap();
+            let response = client.response(Method::Get).await.unwrap();
+            assert_eq!(response.status, status, "{host}");
+            let text = response.reason.unwrap();
+            assert!(text.starts_with(reason), "{host}: {text}");
+            let mut client = Client::connect(&engine, PROXY).await.unwrap();
+            let authority = if host.contains(':') { host.to_owned() } else { format!("{host}:443") };
+            client
+                .send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
+            let response = client.response(Method::Connect).await.unwrap();
+            assert_eq!(response.status, status, "CONNECT {authority}");
+            assert!(!response.persistent);
+        }
+    });
+    assert_eq!(world.sim.engine_attempts(), [], "a denial sends no packet");
+    world.stop();
+}
+
+#[test]
+fn the_guard_skips_refused_addresses_and_dials_the_rest() {
+    let world = world(registry_only());
+    let engine = world.host(5);
+    world.sim.block_on(async {
+        let mut client = Client::connect(&engine, PROXY).await.unwrap();
+        client.send(&get("mixed.test", 2, 7)).await.unwrap();
+        assert_eq!(client.response(Method::Get).await.unwrap().body, pattern(2, 7));
+    });
+    let attempts = world.sim.engine_attempts();
+    assert_eq!(attempts.iter().map(|attempt| attempt.to.ip()).collect::<Vec<_>>(), [ALLOWED]);
+    world.stop();
+}
+
+#[test]
+fn tls_goes_by_its_server_name_and_tcp_by_its_service() {
+    let world = world(registry_only());
+    let engine = world.host(5);
+    world.sim.block_on(async {
+        let hello = client_hello("AlLoWeD.TeSt");
+        let mut client = Client::connect(&engine, TLS).await.unwrap();
+        client.send(&hello).await.unwrap();
+        assert_eq!(client.exactly(hello.len()).await.unwrap(), hello, "relayed unmodified, echoed back");
+        let mut client = Client::connect(&engine, TCP).await.unwrap();
+        client.send(b"select 1").await.unwrap();
+        assert_eq!(client.exactly(8).await.unwrap(), b"select 1");
+        for refused in [client_hello("denied.test"), b"SSH-2.0-x\r\n".to_vec(), client_hello("10.0.0.1")] {
+            let mut client = Client::connect(&engine, TLS).await.unwrap();
+            client.send(&refused).await.unwrap();
+            assert!(client.to_end().await.is_err(), "a denial on TLS is a reset");
+        }
+    });
+    assert_eq!(world.sim.engine_attempts().len(), 2);
+    world.stop();
+}
+
+#[test]
+fn connect_to_a_tls_port_wants_a_hello_inside_the_rule() {
+    let world = world(registry_only());
+    let engine = world.host(5);
+    let connect = |port: u16| format!("CONNECT allowed.test:{port} HTTP/1.1\r\nHost: allowed.test\r\n\r\n");
+    world.sim.block_on(async {
+        let mut client = Client::connect(&engine, PROXY).await.unwrap();
+        client.send(connect(443).as_bytes()).await.unwrap();
+        assert_eq!(client.response(Method::Connect).await.unwrap().status, 200);
+        let hello = client_hello("allowed.test");
+        client.send(&hello).await.unwrap();
+        assert_eq!(client.exactly(hello.len()).await.unwrap(), hello);
+
+        for inner in [client_hello("denied.test"), b"SSH-2.0-x\r\n".to_vec()] {
+            let mut client = Client::connect(&engine, PROXY).await.unwrap();
+            client.send(connect(443).as_bytes()).await.unwrap();
+            assert_eq!(client.response(Method::Connect).await.unwrap().status, 200);
+            client.send(&inner).await.unwrap();
+            assert!(client.to_end().await.is_err(), "cut");
+        }
+
+        let mut client = Client::connect(&engine, PROXY).await.unwrap();
+        client.send(connect(9000).as_bytes()).await.unwrap();
+        assert_eq!(client.response(Method::Connect).await.unwrap().status, 200);
+        client.send(b"anything").await.unwrap();
+        assert_eq!(client.exactly(8).await.unwrap(), b"anything", "a declared TCP port is opaque");
+    });
+    let served: Vec<u64> =
+        world.sim.connections().iter().filter(|c| c.from_engine).map(|c| c.client_sent_bytes).collect();
+    assert_eq!(served[1..3], [0, 0], "no payload byte went up in the tunnels that were cut");
+    world.stop();
+}
+
+#[test]
+fn connect_to_an_http_port_is_proxied_request_by_request() {
+    let world = world(registry_only());
+    let engine = world.host(5);
+    world.sim.block_on(async {
+        let mut client = Client::connect(&engine, PROXY).await.unwrap();
+        client.send(b"CONNECT allowed.test:80 HTTP/1.1\r\nHost: allowed.test\r\n\r\n").await.unwrap();
+        assert_eq!(client.response(Method::Connect).await.unwrap().status, 200);
+        client.send(b"GET /4/9 HTTP/1.1\r\nHost: allowed.test\r\n\r\n").await.unwrap();
+        assert_eq!(client.response(Method::Get).await.unwrap().body, pattern(4, 9));
+        client.send(b"GET /4/9 HTTP/1.1\r\nHost: denied.test\r\n\r\n").await.unwrap();
+        let response = client.response(Method::Get).await.unwrap();
+        assert_eq!(response.status, 421);
+        assert!(response.reason.unwrap().starts_with("name_mismatch"));
+    });
+    assert_eq!(world.sim.engine_attempts().len(), 1);
+    world.stop();
+}
+
+#[test]
+fn a_rejected_connect_hides_what_follows_it() {
+    let world = world(registry_only());
+    let engine = world.host(5);
+    world.sim.block_on(async {
+        let mut client = Client::connect(&engine, PROXY).await.unwrap();
+        let mut both = b"CONNECT denied.test:443 HTTP/1.1\r\nHost: denied.test\r\n\r\n".to_vec();
+        both.extend_from_slice(&get("allowed.test", 2, 2));
+        client.send(&both).await.unwrap();
+        assert_eq!(client.response(Method::Connect).await.unwrap().status, 502);
+        assert_eq!(client.to_end().await.unwrap(), b"", "one denial, then the end");
+    });
+    assert_eq!(world.sim.engine_attempts(), []);
+    assert_eq!(world.records().len(), 1);
+    world.stop();
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let world = world(registry_only());
+    let engine = world.host(5);
+    world.sim.block_on(async {
+        let mut client = Client::connect(&engine, PROXY).await.unwrap();
+        let mut all = Vec::new();
+        for tag in 1..20 {
+            let host = if tag % 7 == 0 { "denied.test" } else { "allowed.test" };
+            all.extend_from_slice(&get(host, tag, tag as usize * 100));
+        }
+        client.send(&all).await.unwrap();
+        for tag in 1..20 {
+            let response = client.response(Method::Get).await.unwrap();
+            if tag % 7 == 0 {
+                assert_eq!(response.status, 502);
+            } else {
+                assert_eq!((response.status, response.body), (200, pattern(tag, tag as usize * 100)));
+            }
+        }
+    });
+    world.stop();
+}
+
+#[test]
+fn a_new_policy_cuts_what_it_denies_and_nothing_else() {
+    let world = world(allow_any());
+    let engine = world.host(5);
+    let (mut kept, mut cut) = world.sim.block_on(async {
+        let mut kept = Client::connect(&engine, PROXY).await.unwrap();
+        kept.send(b"CONNECT allowed.test:9000 HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert_eq!(kept.response(Method::Connect).await.unwrap().status, 200);
+        let mut cut = Client::connect(&engine, PROXY).await.unwrap();
+        cut.send(b"CONNECT denied.test:9000 HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert_eq!(cut.response(Method::Connect).await.unwrap().status, 200);
+        for client in [&mut kept, &mut cut] {
+            client.send(b"ping").await.unwrap();
+            assert_eq!(client.exactly(4).await.unwrap(), b"ping");
+        }
+        (kept, cut)
+    });
+    let before = world.sim.now();
+    world.publish(registry_only());
+    world.sim.block_on(async {
+        assert!(cut.to_end().await.is_err(), "the denied tunnel is reset");
+        kept.send(b"pong").await.unwrap();
+        assert_eq!(kept.exactly(4).await.unwrap(), b"pong", "the other one loses nothing");
+    });
+    assert!(world.sim.now().since(before).as_secs_f64() < 1.0);
+    let records = world.records();
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].get(Field::PolicyReason), Some(&b"revoked"[..]));
+    drop((kept, cut));
+    world.stop();
+}
+
+/// What one of many clients does; gives a complaint where it got something wrong. Errors are no complaint: in this
+/// world connections break.
+async fn one_client(engine: sluice_engine_sim::SimEngine, id: u64, mode: Mode) -> Option<String> {
+    let door = match id % 4 {
+        0 | 1 => PROXY,
+        2 => TLS,
+        _ => TCP,
+    };
+    let mut client = Client::connect(&engine, door).await.ok()?;
+    if door == PROXY && id % 8 < 4 {
+        for turn in 0..5 {
+            let tag = id * 100 + turn;
+            let length = (tag as usize * 7919) % 60_000;
+            let host = if turn == 3 { "denied.test" } else { "allowed.test" };
+            let body = pattern(tag, length);
+            if turn % 2 == 0 {
+                client.send(&get(host, tag, length)).await.ok()?;
+            } else {
+                let head = format!(
+                    "POST http://{host}/{tag}/0 HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n"
+                );
+                client.send(head.as_bytes()).await.ok()?;
+                client.send(&body).await.ok()?;
+            }
+            let response = client.response(Method::Get).await.ok()?;
+            let expected = if turn % 2 == 0 || length == 0 { body } else { origin::summary(&body) };
+            match response.status {
+                200 if host == "denied.test" && mode == Mode::RegistryOnly => {
+                    return Some(format!("client {id} reached a denied host"));
+                }
+                200 if response.body != expected => {
+                    return Some(format!("client {id} turn {turn} got a body that is not its own"));
+                }
+                200 | 408 | 502 | 503 | 504 => {}
+                status => return Some(format!("client {id} got {status}")),
+            }
+            if !response.persistent {
+                return None;
+            }
+        }
+        return None;
+    }
+    let sent = pattern(id, 40_000);
+    let mut expected = sent.clone();
+    match door {
+        PROXY => {
+            client.send(b"CONNECT allowed.test:9000 HTTP/1.1\r\nHost: x\r\n\r\n").await.ok()?;
+            if client.response(Method::Connect).await.ok()?.status != 200 {
+                return None;
+            }
+        }
+        TLS => {
+            let hello = client_hello("allowed.test");
+            client.send(&hello).await.ok()?;
+            expected = [hello, sent.clone()].concat();
+        }
+        _ => {}
+    }
+    let received = {
+        let (stream, bytes) = (&client.stream, &sent);
+        let sending = async {
+            for piece in bytes.chunks(3000) {
+                use sluice_engine::Stream;
+                stream.send(sluice_engine::Buffer::from(piece.to_vec())).await.ok()?;
+            }
+            use sluice_engine::Stream;
+            stream.shutdown().ok()
+        };
+        let receiving = async {
+            use sluice_engine::Stream;
+            let mut all = Vec::new();
+            loop {
+                match stream.receive().await {
+                    Ok(buffer) if buffer.is_empty() => return (all, true),
+                    Ok(buffer) => all.extend_from_slice(&buffer),
+                    Err(_) => return (all, false),
+                }
+            }
+        };
+        futures_util::future::join(sending, receiving).await.1
+    };
+    let (bytes, clean) = received;
+    if !expected.starts_with(&bytes) {
+        return Some(format!("client {id}: the tunnel changed bytes"));
+    }
+    // A door that closed at once never had an upstream: nothing came back, and a clean end would be a lie.
+    if clean && bytes.len() != expected.len() {
+        return Some(format!("client {id}: a clean end after {} of {} bytes", bytes.len(), expected.len()));
+    }
+    None
+}
+
+#[test]
+fn whatever_happens_no_byte_goes_astray() {
+    sluice_engine_sim::for_each_seed(1000, |seed| {
+        let mode = if seed % 2 == 0 { Mode::RegistryOnly } else { Mode::AllowAny };
+        let policy = if seed % 2 == 0 { registry_only() } else { allow_any() };
+        let world = World::start(Sim::new(seed, Faults::none()), policy);
+        serve_origins(&world);
+        world.sim.set_faults(Faults::all());
+        let complaints = world.sim.block_on(async {
+            let clients = (0..12).map(|id| {
+                let engine = world.host(10 + id as u8);
+                let (sender, receiver) = tokio::sync::oneshot::channel();
+                let task = engine.clone();
+                engine.spawn(async move {
+                    // A receiver that is gone has panicked already.
+                    let _ = sender.send(one_client(task, id, mode).await);
+                });
+                receiver
+            });
+            futures_util::future::join_all(clients.collect::<Vec<_>>()).await
+        });
+        for complaint in complaints {
+            assert_eq!(complaint.expect("the client's task ends"), None, "seed {seed}");
+        }
+        if mode == Mode::RegistryOnly {
+            let astray = world.sim.engine_attempts().into_iter().find(|attempt| attempt.to.ip() == DENIED);
+            assert_eq!(astray, None, "seed {seed}: a packet to a denied host");
+        }
+        world.stop();
+    });
+}
