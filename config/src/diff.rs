@@ -76,6 +76,9 @@ fn needs_restart(old: &Plan, new: &Plan) -> Vec<&'static str> {
         ("dataplane.cores", was.cores != is.cores),
         ("dataplane.busy_poll", was.busy_poll != is.busy_poll),
         ("admin.bind", old.admin != new.admin),
+        ("telemetry.reporter", old.telemetry.reporter != new.telemetry.reporter),
+        ("telemetry.cluster_id", old.telemetry.cluster_id != new.telemetry.cluster_id),
+        ("telemetry.host_labels", old.telemetry.host_labels != new.telemetry.host_labels),
     ];
     keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

@@ -20,7 +20,8 @@ commas). Other names that begin with `SLUICE_` are ignored. `mode` never comes f
 
 Unknown keys are errors, and so are known keys that this version does not have yet. `sluice check --config FILE` prints
 every error with its file, line, column, key and remedy. Durations and sizes are whole numbers; the unit is part of the
-key's name. A reload (SIGHUP, or a changed file) applies everything but `[dataplane]` and `[admin]`, which need a restart.
+key's name. A reload (SIGHUP, or a changed file) applies everything but `[dataplane]`, `[admin]` and the labels of
+`[telemetry]`, which need a restart and say so.
 Examples: [docs/examples](examples).
 ";
 

@@ -8,12 +8,20 @@ use super::{Check, Node};
 use crate::structure::shorten;
 
 impl Check<'_> {
-    /// Where something listens: an address and a port from 1.
+    /// Where something listens: an address and a port; port 0 on loopback only.
     pub(crate) fn bind(&self, node: &Node<'_>) -> Option<SocketAddr> {
         let text = node.as_text()?;
         match text.parse::<SocketAddr>() {
+            Ok(bind) if bind.port() == 0 && bind.ip().to_canonical().is_loopback() => {
+                self.warn(
+                    node,
+                    "port 0: the system chooses a port at each start, which is good for tests only",
+                    port_remedy(),
+                );
+                Some(bind)
+            }
             Ok(bind) if bind.port() == 0 => {
-                self.error(node, "port 0 cannot be bound to: a door is known by its address", port_remedy());
+                self.error(node, "port 0 cannot be found by anybody outside", port_remedy());
                 None
             }
             Ok(SocketAddr::V6(bind)) if bind.scope_id() != 0 => {

@@ -32,6 +32,7 @@ impl Check<'_> {
         }
         let mut doors: Vec<Door> = Vec::new();
         let mut names: HashMap<Arc<str>, String> = HashMap::new();
+        let mut unnumbered: HashMap<SocketAddr, String> = HashMap::new();
         for node in &items {
             let Some(door) = self.door(node, services, credentials.is_some()) else { continue };
             let first = names.entry(Arc::clone(&door.name)).or_insert_with(|| node.path.clone());
@@ -42,6 +43,13 @@ impl Check<'_> {
                     format!("`{first}` is named \"{}\" too", door.name),
                     "choose another `name`".to_owned(),
                 );
+            }
+            if door.bind.port() == 0 {
+                let first = unnumbered.entry(door.bind).or_insert_with(|| node.path.clone());
+                if *first != node.path {
+                    let remedy = "a door is known by its address: use another one, as 127.0.0.2:0".to_owned();
+                    self.error(node, format!("{} is taken by `{first}`", door.bind), remedy);
+                }
             }
             doors.push(door);
         }
@@ -82,6 +90,13 @@ impl Check<'_> {
             destination_port = self.door_port(node, bind, destination_port, entry);
         }
         let bind = bind?;
+        if kind == DoorKind::Tls && bind.port() == 0 && destination_port.is_none() {
+            self.error(
+                node,
+                "a tls door on port 0 has no port to dial",
+                "add destination_port = 443".to_owned(),
+            );
+        }
         let name = node.shared_text("name").unwrap_or_else(|| default_name(kind, bind));
         let deny_tls = node.word::<DenyTls>("deny_tls").unwrap_or_default();
         Some(Door { name, kind, bind, auth, destination_port, service, deny_tls })
@@ -198,12 +213,13 @@ impl Check<'_> {
 /// Whether a bind to one excludes the other: equal, or the same port of the same family with one of them unspecified.
 fn overlap(left: SocketAddr, right: SocketAddr) -> bool {
     left.port() == right.port()
+        && left.port() != 0
         && left.is_ipv4() == right.is_ipv4()
         && (left.ip() == right.ip() || left.ip().is_unspecified() || right.ip().is_unspecified())
 }
 
 fn default_name(kind: DoorKind, bind: SocketAddr) -> Arc<str> {
-    if bind.ip().is_unspecified() || bind.ip().is_loopback() {
+    if bind.port() != 0 && (bind.ip().is_unspecified() || bind.ip().is_loopback()) {
         return format!("{}-{}", kind.as_str(), bind.port()).into();
     }
     format!("{}-{bind}", kind.as_str()).into()

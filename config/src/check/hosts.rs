@@ -14,6 +14,11 @@ pub(crate) struct BadHost {
 
 /// Reads one host pattern as a person writes it.
 pub(crate) fn pattern(text: &str) -> Result<HostPattern, BadHost> {
+    // Nearly every host of a long list ends here; what follows finds words for the others.
+    HostPattern::parse(text).or_else(|_| unusual(text))
+}
+
+fn unusual(text: &str) -> Result<HostPattern, BadHost> {
     let bad = |message: String, suggestion: Option<String>| Err(BadHost { message, suggestion });
     let shown = shorten(text);
     if let Some((scheme, rest)) = text.split_once("://") {

@@ -122,7 +122,7 @@ const LISTENER: Section = Section {
             name: "bind",
             kind: Kind::Text("an IP address and a port"),
             presence: Required,
-            about: "Where it listens. Unique among doors, `[admin]` and `[telemetry.prometheus]`; IPv6 in brackets.",
+            about: "Where it listens. Unique among doors, `[admin]` and `[telemetry.prometheus]`; IPv6 in brackets. Port 0 (the system chooses) on loopback only, for tests.",
             example: "\"0.0.0.0:3128\"",
         },
         Key {
@@ -311,7 +311,7 @@ const ADMIN: Section = Section {
 };
 
 const TELEMETRY: Section = Section {
-    about: "How metrics are labelled.",
+    about: "How metrics are labelled. A change of a key of this table needs a restart: a series keeps its labels.",
     keys: &[
         Key {
             name: "reporter",

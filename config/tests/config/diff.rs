@@ -51,6 +51,7 @@ fn each_part_is_told_apart() {
     let found =
         with("[telemetry]\nhost_labels = \"istio\"\n[telemetry.prometheus]\nbind = \"127.0.0.1:9\"\n");
     assert!(found.telemetry && found.prometheus);
+    assert_eq!(found.needs_restart, ["telemetry.host_labels"]);
     let found = with("[dataplane]\nengine = \"epoll\"\ncores = [1]\n[admin]\nbind = \"127.0.0.1:15001\"\n");
     assert_eq!(found.needs_restart, ["dataplane.engine", "dataplane.cores", "admin.bind"]);
     let loosened = diff(&base, &load(&BASE.replace("registry_only", "allow_any")));

@@ -103,6 +103,7 @@ fn passwords_are_read_and_never_shown() {
     let loaded = load_in(folder.path(), WITH_CREDENTIALS).unwrap();
     assert_eq!(loaded.warnings, []);
     assert_eq!(loaded.plan.credentials[0].password.expose_secret(), b"hunter2 and spaces ");
+    assert_eq!(loaded.plan.files, [folder.path().join("sluice.toml"), path.clone()]);
     assert!(!format!("{:?}", loaded.plan).contains("hunter2"));
     assert!(format!("{:?}", loaded.plan).contains("[redacted]"));
     let json = loaded.plan.effective_json();

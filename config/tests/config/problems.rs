@@ -232,7 +232,8 @@ fn doors() {
         ("kind = \"http_proxy\"\nbind = \":3128\"", (4, 8), "bind", "no address", "0.0.0.0:3128"),
         ("kind = \"http_proxy\"\nbind = \"*:3128\"", (4, 8), "bind", "no address", "0.0.0.0:3128"),
         ("kind = \"http_proxy\"\nbind = \"127.0.0.1\"", (4, 8), "bind", "no port", "ADDRESS:PORT"),
-        ("kind = \"http_proxy\"\nbind = \"127.0.0.1:0\"", (4, 8), "bind", "port 0", "1 to 65535"),
+        ("kind = \"http_proxy\"\nbind = \"0.0.0.0:0\"", (4, 8), "bind", "port 0", "1 to 65535"),
+        ("kind = \"tls\"\nbind = \"127.0.0.1:0\"", (2, 1), "", "no port to dial", "443"),
         (
             "kind = \"http_proxy\"\nbind = \"127.0.0.1:70000\"",
             (4, 8),
@@ -333,6 +334,11 @@ fn doors() {
     };
     assert!(error(&two("bind = \"127.0.0.1:1\"")).message.contains("taken by `listener[0].bind`"));
     assert!(error(&two("bind = \"127.0.0.1:2\"\nname = \"http_proxy-1\"")).message.contains("named"));
+    let unnumbered = door("kind = \"http_proxy\"\nbind = \"127.0.0.1:0\"\n[admin]\nbind = \"127.0.0.1:0\"\n");
+    assert_eq!(accepted(&unnumbered).warnings.len(), 2);
+    let twice =
+        format!("{unnumbered}[[listener]]\nkind = \"http_proxy\"\nname = \"b\"\nbind = \"127.0.0.1:0\"\n");
+    assert!(error(&twice).message.contains("taken by `listener[0]`"));
     assert!(error("mode = \"allow_any\"\nlistener = []").message.contains("no door is left"));
 }
 

@@ -69,7 +69,7 @@ fn in_mode_line(original: &[u8], at: usize) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_changed_byte_never_panics_or_changes_the_mode(which in 0_usize..3, at in any::<prop::sample::Index>(), byte: u8) {
