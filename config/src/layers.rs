@@ -171,6 +171,10 @@ fn environment_dict(environment: &[(OsString, OsString)], problems: &mut Vec<Pro
 fn flags_dict(overrides: &[Override], problems: &mut Vec<Problem>) -> Dict {
     let mut dict = Dict::new();
     for Override { flag, key: path, value } in overrides {
+        if let Some(tables) = whole_tables(path, value) {
+            insert(&mut dict, path, tables);
+            continue;
+        }
         match outside_key(path) {
             Ok(key) => insert(&mut dict, path, typed(&key.kind, value)),
             Err((message, suggestion)) => {
@@ -180,6 +184,13 @@ fn flags_dict(overrides: &[Override], problems: &mut Vec<Problem>) -> Dict {
         }
     }
     dict
+}
+
+/// A flag may replace all tables of one kind by a TOML array: `listener` by `[{ kind = "tls", bind = "…" }]`.
+fn whole_tables(path: &str, text: &str) -> Option<Value> {
+    let key = schema::find(path)?;
+    let whole = matches!(key.kind, Kind::Tables(_)) && text.trim_start().starts_with('[');
+    spans::parse_value(text).filter(|_| whole)
 }
 
 /// The key that environment or a flag may set at this path.

@@ -89,6 +89,16 @@ fn later_layers_win() {
 }
 
 #[test]
+fn a_flag_may_replace_the_doors() {
+    let tables = "[{ kind = \"http_proxy\", bind = \"127.0.0.1:8080\" }]";
+    let source = Source { overrides: vec![flag("--bind", "listener", tables)], ..Source::isolated(None) };
+    let plan = load(&source).unwrap().plan;
+    assert_eq!(plan.doors.iter().map(|door| door.bind.port()).collect::<Vec<_>>(), [8080]);
+    let source = Source { overrides: vec![flag("--bind", "listener", "x")], ..Source::isolated(None) };
+    assert!(load(&source).is_err());
+}
+
+#[test]
 fn environment_values_have_the_type_of_their_key() {
     let plan = load_with_environment(
         Some(MINIMAL),

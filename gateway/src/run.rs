@@ -1,0 +1,120 @@
+//! The command `run`: everything put together, in the order in which it can fail.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sluice_bridge::limits::Bounds;
+use sluice_config::{AccessLog, Plan, Source};
+use sluice_controlplane::{
+    Ending, Listeners, LogWriter, MakeLogWriter, Setup, StartError, StreamWriter, dns, publish,
+};
+use sluice_logfile::FileWriter;
+use sluice_telemetry::Registry;
+
+use crate::engine::{self, Chosen, Worker};
+use crate::exit::Exit;
+use crate::log::Log;
+use crate::{check, cores, descriptors, report};
+
+/// Runs the gateway until a signal ends it.
+pub(crate) fn run(source: &Source, log: &Log) -> Exit {
+    let exit = start_and_wait(source).unwrap_or_else(|failure| {
+        tracing::error!("{}", failure.what);
+        failure.exit
+    });
+    log.flush();
+    exit
+}
+
+/// Why the gateway does not start.
+struct Failure {
+    exit: Exit,
+    what: String,
+}
+
+fn failure(exit: Exit, what: impl ToString) -> Failure {
+    Failure { exit, what: what.to_string() }
+}
+
+fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
+    let loaded = sluice_config::load(source).map_err(|refused| {
+        check::print_report(&refused);
+        failure(Exit::Usage, "the configuration is refused")
+    })?;
+    check::print_warnings(&loaded.warnings);
+    let plan = loaded.plan;
+    let descriptors = descriptors::raise();
+    let probe = || sluice_engine_uring::probe().map(|_| ());
+    let chosen =
+        engine::choose(plan.dataplane.engine, probe).map_err(|refused| failure(Exit::Unavailable, refused))?;
+    let allowed = cores::allowed().map_err(|error| failure(Exit::Internal, error))?;
+    let configured = plan.dataplane.cores.as_deref();
+    let (cores, cores_why) = cores::for_workers(configured, &allowed, cores::quota())
+        .map_err(|refused| failure(Exit::Usage, refused))?;
+    let listeners =
+        Listeners::bind(&plan, cores.len()).map_err(|refused| failure(Exit::Unavailable, refused))?;
+    let addresses = report::Addresses::of(&plan, &listeners);
+
+    let registry = Registry::new(publish::telemetry_settings(&plan));
+    let (worker_ports, ports): (Vec<_>, Vec<_>) =
+        (0..cores.len()).map(|index| sluice_bridge::pair(index, &Bounds::default())).unzip();
+    let setup = Setup {
+        plan: plan.clone(),
+        source: source.clone(),
+        listeners,
+        ports,
+        registry: registry.clone(),
+        make_writer: log_writer(),
+        descriptors,
+        engine: (chosen.kind.as_str(), chosen.reason.to_owned()),
+        resolv_conf: PathBuf::from(dns::RESOLV_CONF),
+        signals: true,
+    };
+    let running = sluice_controlplane::start(setup).map_err(|error| match error {
+        StartError::AccessLog(_) => failure(Exit::Usage, error),
+        other => failure(Exit::Internal, other),
+    })?;
+    report::print(&report::Facts {
+        plan: &plan,
+        snapshot: running.first_snapshot(),
+        chosen: &chosen,
+        cores: &cores,
+        cores_why: &cores_why,
+        addresses: &addresses,
+        descriptors,
+    });
+    start_workers(worker_ports, &cores, &registry, &plan, descriptors, &chosen)?;
+    match running.wait() {
+        Ok(Ending::Drained { .. } | Ending::AtOnce) => Ok(Exit::Ok),
+        Ok(Ending::WorkerFailed { worker }) => Err(failure(Exit::Internal, format!("worker {worker} has ended"))),
+        Err(error) => Err(failure(Exit::Internal, error)),
+    }
+}
+
+fn start_workers(
+    ports: Vec<sluice_bridge::WorkerPort>,
+    cores: &[usize],
+    registry: &Registry,
+    plan: &Plan,
+    descriptors: u64,
+    chosen: &Chosen,
+) -> Result<(), Failure> {
+    let connections_max = publish::connections_max(&plan.limits, descriptors).div_ceil(cores.len());
+    for (port, core) in ports.into_iter().zip(cores) {
+        let worker = Worker { port, metrics: registry.worker(), core: *core, connections_max };
+        // Not joined: the control plane sees their end, and whatever still hangs ends with the process.
+        engine::start(worker, chosen.kind, &plan.dataplane).map_err(|error| failure(Exit::Internal, error))?;
+    }
+    Ok(())
+}
+
+/// Lines to the configured file through its own writer, else to standard output.
+fn log_writer() -> MakeLogWriter {
+    Arc::new(|access_log: &AccessLog| -> io::Result<Box<dyn LogWriter>> {
+        Ok(match &access_log.path {
+            Some(path) => Box::new(FileWriter::open(path)?),
+            None => Box::new(StreamWriter::stdout()?),
+        })
+    })
+}
