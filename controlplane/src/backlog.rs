@@ -36,9 +36,9 @@ pub enum Taken {
 
 #[derive(Debug, Default)]
 struct Queue {
-    batches: VecDeque<Batch>,
+    /// In order; at most one reopening waits at the end.
+    items: VecDeque<Taken>,
     bytes: usize,
-    reopen: bool,
     closed: bool,
     ended: bool,
 }
@@ -88,13 +88,16 @@ impl Backlog {
             return;
         }
         queue.bytes += batch.bytes.len();
-        queue.batches.push_back(batch);
+        queue.items.push_back(Taken::Batch(batch));
         self.0.changed.notify_all();
     }
 
-    /// Asks for the file to be opened anew; lines handed over before go to the old one.
+    /// Asks for the file to be opened anew; lines handed over before go to the old one, later ones to the new.
     pub fn reopen(&self) {
-        self.0.lock().reopen = true;
+        let mut queue = self.0.lock();
+        if queue.items.back() != Some(&Taken::Reopen) {
+            queue.items.push_back(Taken::Reopen);
+        }
         self.0.changed.notify_all();
     }
 
@@ -131,12 +134,11 @@ impl BacklogEnd {
     pub fn take(&self) -> Taken {
         let mut queue = self.0.lock();
         loop {
-            if let Some(batch) = queue.batches.pop_front() {
-                queue.bytes -= batch.bytes.len();
-                return Taken::Batch(batch);
-            }
-            if std::mem::take(&mut queue.reopen) {
-                return Taken::Reopen;
+            if let Some(item) = queue.items.pop_front() {
+                if let Taken::Batch(batch) = &item {
+                    queue.bytes -= batch.bytes.len();
+                }
+                return item;
             }
             if queue.closed {
                 return Taken::End;
@@ -160,7 +162,8 @@ impl Drop for BacklogEnd {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.ended = true;
-        let lost: u64 = queue.batches.drain(..).map(|batch| batch.lines).sum();
+        let lines = |item| if let Taken::Batch(batch) = item { batch.lines } else { 0 };
+        let lost: u64 = queue.items.drain(..).map(lines).sum();
         self.0.dropped.fetch_add(lost, Relaxed);
         self.0.changed.notify_all();
     }
@@ -186,12 +189,15 @@ mod tests {
     }
 
     #[test]
-    fn reopening_comes_after_the_lines_before_it() {
+    fn reopening_keeps_its_place_among_the_lines() {
         let (give, take) = backlog(100);
         give.push(batch("one\n"));
         give.reopen();
+        give.reopen();
+        give.push(batch("two\n"));
         assert_eq!(take.take(), Taken::Batch(batch("one\n")));
         assert_eq!(take.take(), Taken::Reopen);
+        assert_eq!(take.take(), Taken::Batch(batch("two\n")));
         drop(give);
         assert_eq!(take.take(), Taken::End);
     }

@@ -87,15 +87,21 @@ impl Layers {
     pub(crate) fn source(self) -> Source {
         let flags = [
             ("--mode", "mode", self.mode),
-            ("--bind", "listener", self.bind.map(|bind| format!("[{{ kind = \"http_proxy\", bind = {bind:?} }}]"))),
+            (
+                "--bind",
+                "listener",
+                self.bind.map(|bind| format!("[{{ kind = \"http_proxy\", bind = {bind:?} }}]")),
+            ),
             ("--admin", "admin.bind", self.admin),
             ("--engine", "dataplane.engine", self.engine),
             ("--cores", "dataplane.cores", self.cores),
         ];
         let named = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key.to_owned(), value?)));
         let set = self.set.into_iter().map(|(key, value)| ("--set", key, value));
-        let overrides =
-            named.chain(set).map(|(flag, key, value)| Override { flag: flag.to_owned(), key, value }).collect();
+        let overrides = named
+            .chain(set)
+            .map(|(flag, key, value)| Override { flag: flag.to_owned(), key, value })
+            .collect();
         Source::from_process(self.config, overrides)
     }
 }

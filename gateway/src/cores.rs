@@ -47,7 +47,10 @@ pub(crate) fn for_workers(
     // The first core is left to the control plane where there is more than one.
     let first = allowed.len().saturating_sub(workers);
     why.push_str(", one left to the control plane");
-    Ok((allowed[first..].to_vec(), if usable > 1 { why } else { why.replace(", one left to the control plane", "") }))
+    Ok((
+        allowed[first..].to_vec(),
+        if usable > 1 { why } else { why.replace(", one left to the control plane", "") },
+    ))
 }
 
 /// Keeps the calling thread on one core.

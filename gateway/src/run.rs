@@ -46,8 +46,8 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
     let plan = loaded.plan;
     let descriptors = descriptors::raise();
     let probe = || sluice_engine_uring::probe().map(|_| ());
-    let chosen =
-        engine::choose(plan.dataplane.engine, probe).map_err(|refused| failure(Exit::Unavailable, refused))?;
+    let chosen = engine::choose(plan.dataplane.engine, probe)
+        .map_err(|refused| failure(Exit::Unavailable, refused))?;
     let allowed = cores::allowed().map_err(|error| failure(Exit::Internal, error))?;
     let configured = plan.dataplane.cores.as_deref();
     let (cores, cores_why) = cores::for_workers(configured, &allowed, cores::quota())
@@ -87,7 +87,9 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
     start_workers(worker_ports, &cores, &registry, &plan, descriptors, &chosen)?;
     match running.wait() {
         Ok(Ending::Drained { .. } | Ending::AtOnce) => Ok(Exit::Ok),
-        Ok(Ending::WorkerFailed { worker }) => Err(failure(Exit::Internal, format!("worker {worker} has ended"))),
+        Ok(Ending::WorkerFailed { worker }) => {
+            Err(failure(Exit::Internal, format!("worker {worker} has ended")))
+        }
         Err(error) => Err(failure(Exit::Internal, error)),
     }
 }
@@ -104,7 +106,8 @@ fn start_workers(
     for (port, core) in ports.into_iter().zip(cores) {
         let worker = Worker { port, metrics: registry.worker(), core: *core, connections_max };
         // Not joined: the control plane sees their end, and whatever still hangs ends with the process.
-        engine::start(worker, chosen.kind, &plan.dataplane).map_err(|error| failure(Exit::Internal, error))?;
+        engine::start(worker, chosen.kind, &plan.dataplane)
+            .map_err(|error| failure(Exit::Internal, error))?;
     }
     Ok(())
 }

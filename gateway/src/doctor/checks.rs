@@ -1,0 +1,231 @@
+//! The checks themselves; each looks at one thing.
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::CapabilitySet;
+use sluice_config::{EngineChoice, Plan, Source};
+use sluice_controlplane::dns;
+
+use super::Finding;
+use crate::{cores, engine};
+
+/// A gateway that holds fewer descriptors than this is a toy.
+const DESCRIPTORS_MIN: u64 = 4096;
+/// How long a DNS server may take.
+const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) fn all(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let plan = configuration(source, &mut findings);
+    findings.push(kernel());
+    let choice = plan.as_ref().map_or(EngineChoice::Auto, |plan| plan.dataplane.engine);
+    findings.push(uring(choice));
+    findings.push(uring_sysctl());
+    findings.push(locked_memory());
+    findings.push(seccomp());
+    findings.push(descriptors());
+    findings.push(capabilities());
+    findings.push(processors(plan.as_ref()));
+    findings.extend(dns_servers(plan.as_ref()));
+    findings
+}
+
+fn configuration(source: &Source, findings: &mut Vec<Finding>) -> Option<Plan> {
+    const ABOUT: &str = "configuration";
+    match sluice_config::load(source) {
+        Ok(loaded) => {
+            let found = match &loaded.plan.file {
+                Some(file) => format!("{}: valid, {}", file.display(), loaded.plan.mode.as_str()),
+                None => "no file: defaults, environment and flags".to_owned(),
+            };
+            findings.push(match loaded.warnings.len() {
+                0 => Finding::ok(ABOUT, found),
+                count => Finding::warn(ABOUT, format!("{found}, {count} warnings"), "run `sluice check`"),
+            });
+            Some(loaded.plan)
+        }
+        Err(report) => {
+            let first = report.errors.first().map(ToString::to_string).unwrap_or_default();
+            let found = format!("{} errors, the first: {first}", report.errors.len());
+            findings.push(Finding::fail(ABOUT, found, "run `sluice check` and mend what it lists"));
+            None
+        }
+    }
+}
+
+fn kernel() -> Finding {
+    let uname = rustix::system::uname();
+    Finding::ok(
+        "kernel",
+        format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
+    )
+}
+
+fn uring(choice: EngineChoice) -> Finding {
+    const ABOUT: &str = "io_uring";
+    let probe = || sluice_engine_uring::probe().map(|_| ());
+    match (probe(), choice) {
+        (Ok(()), _) => Finding::ok(ABOUT, "set-up, operations and self-test pass"),
+        (Err(why), EngineChoice::Uring) => {
+            Finding::fail(ABOUT, format!("{}; engine = \"uring\" demands it", why.reason), why.remedy)
+        }
+        (Err(why), _) => match engine::choose(EngineChoice::Epoll, probe) {
+            Ok(instead) => Finding::warn(
+                ABOUT,
+                format!("{}; {} runs instead", why.reason, instead.kind.as_str()),
+                why.remedy,
+            ),
+            Err(_) => Finding::fail(ABOUT, why.reason, why.remedy),
+        },
+    }
+}
+
+fn uring_sysctl() -> Finding {
+    const ABOUT: &str = "io_uring sysctl";
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    match disabled.trim() {
+        "" => Finding::ok(ABOUT, "kernel.io_uring_disabled does not exist on this kernel"),
+        "0" => Finding::ok(ABOUT, "kernel.io_uring_disabled = 0"),
+        "1" => Finding::warn(
+            ABOUT,
+            "kernel.io_uring_disabled = 1: privileged processes and kernel.io_uring_group only",
+            "set it to 0, or put sluice into that group",
+        ),
+        other => Finding::warn(
+            ABOUT,
+            format!("kernel.io_uring_disabled = {other}: nobody may use it"),
+            "sysctl -w kernel.io_uring_disabled=0",
+        ),
+    }
+}
+
+fn locked_memory() -> Finding {
+    match getrlimit(Resource::Memlock).current {
+        None => Finding::ok("locked memory", "unlimited"),
+        Some(bytes) => Finding::ok(
+            "locked memory",
+            format!("{} KiB (kernels from 5.12 on do not count rings)", bytes / 1024),
+        ),
+    }
+}
+
+fn seccomp() -> Finding {
+    const ABOUT: &str = "seccomp";
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
+    match mode {
+        Some("0") => Finding::ok(ABOUT, "no filter"),
+        Some("2") => Finding::ok(ABOUT, "a filter is active; whether it blocks io_uring says the line above"),
+        Some("1") => Finding::fail(ABOUT, "strict mode", "start sluice without it"),
+        _ => Finding::ok(ABOUT, "not known"),
+    }
+}
+
+fn descriptors() -> Finding {
+    const ABOUT: &str = "open files";
+    let limit = getrlimit(Resource::Nofile);
+    let soft = limit.current.unwrap_or(u64::MAX);
+    let hard = limit.maximum.unwrap_or(u64::MAX);
+    let found =
+        format!("soft {soft}, hard {hard}; sluice raises soft to hard and carries 45 % as connections");
+    if hard < DESCRIPTORS_MIN {
+        return Finding::warn(
+            ABOUT,
+            found,
+            "raise LimitNOFILE= (systemd) or --ulimit nofile= (containers) to 1048576",
+        );
+    }
+    Finding::ok(ABOUT, found)
+}
+
+fn capabilities() -> Finding {
+    const ABOUT: &str = "capabilities";
+    let Ok(sets) = rustix::thread::capabilities(None) else {
+        return Finding::warn(ABOUT, "cannot be read", "run doctor as the user that sluice runs as");
+    };
+    let has = |set: CapabilitySet| if sets.effective.contains(set) { "yes" } else { "no" };
+    let unprivileged =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    Finding::ok(
+        ABOUT,
+        format!(
+            "NET_BIND_SERVICE {} (needed for ports below {}), NET_ADMIN {} (no door of this version needs it)",
+            has(CapabilitySet::NET_BIND_SERVICE),
+            unprivileged.trim(),
+            has(CapabilitySet::NET_ADMIN)
+        ),
+    )
+}
+
+fn processors(plan: Option<&Plan>) -> Finding {
+    const ABOUT: &str = "processors";
+    let Ok(allowed) = cores::allowed() else {
+        return Finding::warn(ABOUT, "the affinity mask cannot be read", "set dataplane.cores");
+    };
+    let configured = plan.and_then(|plan| plan.dataplane.cores.as_deref());
+    match cores::for_workers(configured, &allowed, cores::quota()) {
+        Ok((workers, why)) => Finding::ok(ABOUT, format!("workers on {} ({why})", cores::ranges(&workers))),
+        Err(why) => {
+            Finding::fail(ABOUT, why, "name cores that this process may run on, or leave the key out")
+        }
+    }
+}
+
+fn dns_servers(plan: Option<&Plan>) -> Vec<Finding> {
+    let configured = plan.and_then(|plan| plan.dns.servers.clone());
+    let servers = configured.unwrap_or_else(|| dns::system_servers(Path::new(dns::RESOLV_CONF)));
+    servers.into_iter().map(dns_server).collect()
+}
+
+fn dns_server(server: SocketAddr) -> Finding {
+    const ABOUT: &str = "DNS server";
+    match ask(server) {
+        Ok(()) => Finding::ok(ABOUT, format!("{server} answers")),
+        Err(error) => Finding::warn(
+            ABOUT,
+            format!("{server} does not answer: {error}"),
+            "check [dns] servers (absent: /etc/resolv.conf) and that UDP port 53 to it is open",
+        ),
+    }
+}
+
+/// Asks for the root's name servers: any server that answers at all is alive.
+fn ask(server: SocketAddr) -> std::io::Result<()> {
+    const ROOT_NS: [u8; 17] = [0x51, 0x1c, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(DNS_TIMEOUT))?;
+    socket.connect(server)?;
+    socket.send(&ROOT_NS)?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    let is_answer = length >= 12 && answer[..2] == ROOT_NS[..2] && answer[2] & 0x80 != 0;
+    if is_answer { Ok(()) } else { Err(std::io::Error::other("what it sent is no DNS answer")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Grade;
+    use super::*;
+
+    #[test]
+    fn a_dns_server_is_told_from_silence() {
+        let server = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let address = server.local_addr().expect("bound");
+        let answering = std::thread::spawn(move || {
+            let mut question = [0; 512];
+            let (length, peer) = server.recv_from(&mut question).expect("a question");
+            question[2] |= 0x80;
+            server.send_to(&question[..length], peer).expect("sends");
+        });
+        assert_eq!(dns_server(address).grade, Grade::Ok);
+        answering.join().expect("one question");
+        let closed = dns_server(address);
+        assert_eq!(closed.grade, Grade::Warn);
+        assert!(closed.remedy.is_some());
+    }
+}

@@ -1,0 +1,61 @@
+//! The command `doctor`: looks at the system and says what works, what does not and what to do about it. It changes
+//! nothing.
+
+mod checks;
+
+use std::io::{self, Write};
+
+use sluice_config::Source;
+
+use crate::exit::Exit;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grade {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    grade: Grade,
+    about: &'static str,
+    found: String,
+    /// What to do, where something is wrong.
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn ok(about: &'static str, found: impl Into<String>) -> Self {
+        Self { grade: Grade::Ok, about, found: found.into(), remedy: None }
+    }
+
+    fn warn(about: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { grade: Grade::Warn, about, found: found.into(), remedy: Some(remedy.into()) }
+    }
+
+    fn fail(about: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { grade: Grade::Fail, about, found: found.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Runs every check; 0 unless one of them fails.
+pub(crate) fn run(source: &Source) -> Exit {
+    let findings = checks::all(source);
+    let mut out = io::stdout();
+    for finding in &findings {
+        let grade = match finding.grade {
+            Grade::Ok => "ok",
+            Grade::Warn => "warn",
+            Grade::Fail => "fail",
+        };
+        writeln!(out, "{grade:<5} {:<14} {}", finding.about, finding.found).ok();
+        if let Some(remedy) = &finding.remedy {
+            writeln!(out, "{:<20} do: {remedy}", "").ok();
+        }
+    }
+    let failed = findings.iter().any(|finding| finding.grade == Grade::Fail);
+    if failed { Exit::Unavailable } else { Exit::Ok }
+}
