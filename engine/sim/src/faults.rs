@@ -26,7 +26,8 @@ pub struct Faults {
     pub no_buffers_permille: u16,
     /// A direction that wants to splice gets no pipe.
     pub splice_unavailable_permille: u16,
-    /// A reset takes bytes with it that had arrived and were not yet read.
+    /// A reset takes bytes with it: at its sender those that are still on the way, at its receiver those that had
+    /// arrived and were not yet read.
     pub reset_discards_permille: u16,
     /// Latency of one direction of a connection, drawn for each segment. Microseconds.
     pub latency_us_min: u64,

@@ -7,6 +7,9 @@
 //!
 //! A run that panics prints its seed; `SLUICE_SIM_SEED=<seed>` makes [`seeds`] give only that one.
 //!
+//! There is one thread: a wake from another one is taken at the next step, but a world in which nothing can happen
+//! does not wait for it.
+//!
 //! What it knows of TCP: ordered bytes with latency, bounded buffers, half-close, resets (also those that a close with
 //! unread bytes and bytes for a closed socket cause), refusal, time-out, silence. It knows no policy and no protocol.
 //!

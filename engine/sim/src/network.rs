@@ -288,6 +288,18 @@ impl State {
         self.schedule(at, Event::Arrive(peer));
     }
 
+    /// Resets the connection from this end. A kernel that does so forgets what it has not sent yet: bytes on the way
+    /// may be lost, the last ones first.
+    pub(crate) fn transmit_reset(&mut self, from: SocketId) {
+        self.sockets[from].reset_sent = true;
+        let peer = self.sockets[from].peer;
+        if self.random.chance(self.faults.reset_discards_permille) {
+            let kept = self.random.index(self.sockets[peer].incoming.len() + 1);
+            self.sockets[peer].incoming.truncate(kept);
+        }
+        self.transmit(from, Segment::Reset);
+    }
+
     /// Everything that has reached this socket by now is there.
     pub(crate) fn arrive(&mut self, id: SocketId) {
         while let Some(&(at, _)) = self.sockets[id].incoming.front()
@@ -296,6 +308,10 @@ impl State {
             let Some((_, segment)) = self.sockets[id].incoming.pop_front() else { return };
             if !self.sockets[id].open {
                 self.arrive_closed(id, &segment);
+                continue;
+            }
+            // What reaches a socket after its connection was reset is not its any more.
+            if self.sockets[id].error {
                 continue;
             }
             let discard = self.random.chance(self.faults.reset_discards_permille);
@@ -318,8 +334,7 @@ impl State {
     /// A closed socket answers data with a reset, once.
     fn arrive_closed(&mut self, id: SocketId, segment: &Segment) {
         if matches!(segment, Segment::Data(_)) && !self.sockets[id].reset_sent {
-            self.sockets[id].reset_sent = true;
-            self.transmit(id, Segment::Reset);
+            self.transmit_reset(id);
         }
     }
 }

@@ -464,8 +464,7 @@ impl State {
             return;
         }
         if reset {
-            self.sockets[id].reset_sent = true;
-            self.transmit(id, Segment::Reset);
+            self.transmit_reset(id);
         } else if fin {
             self.transmit(id, Segment::Fin);
         }
@@ -482,7 +481,7 @@ impl State {
         }
         self.sockets[id].error = true;
         self.sockets[id].ready.clear();
-        self.transmit(id, Segment::Reset);
+        self.transmit_reset(id);
         self.poke_receive(id);
         self.poke_send(id);
     }
