@@ -147,11 +147,12 @@ impl Check<'_> {
         }
         let mut ports: Vec<PortInput> = Vec::new();
         for item in items {
-            let (Some(number), Some(protocol)) =
-                (item.number::<u16>("number"), item.word::<Protocol>("protocol"))
-            else {
-                continue;
-            };
+            let Some(number) = item.number::<u16>("number") else { continue };
+            let protocol = item.word("protocol").unwrap_or(match number {
+                80 => Protocol::Http,
+                443 => Protocol::Tls,
+                _ => Protocol::Tcp,
+            });
             let name = item.shared_text("name");
             if ports.iter().any(|port| port.number == number) {
                 self.error(&item, format!("port {number} is named twice"), "one entry per port".to_owned());

@@ -155,7 +155,7 @@ impl Check<'_> {
             return None;
         }
         let mode = std::fs::metadata(&path).map_or(0, |metadata| metadata.permissions().mode());
-        if mode & 0o007 != 0 {
+        if mode & 0o004 != 0 {
             self.warn(node, format!("{shown} can be read by every user"), format!("chmod o= {shown}"));
         }
         Some(Secret::new(bytes))

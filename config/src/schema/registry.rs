@@ -258,7 +258,7 @@ const SERVICE_PORT: Section = Section {
                 ("POSTGRES", "opaque"),
                 ("REDIS", "opaque"),
             ]),
-            presence: Default("\"TCP\""),
+            presence: Optional("HTTP for port 80, TLS for port 443, TCP for every other"),
             about: "What is spoken on it.",
             example: "\"TLS\"",
         },

@@ -96,3 +96,68 @@ fn the_reference_is_up_to_date() {
         "docs/configuration.md is not what the schema says: SLUICE_UPDATE_DOCS=1 cargo test -p sluice-config"
     );
 }
+
+/// A file in which every table and nearly every key stands.
+const WHOLE: &str = r#"
+mode = "registry_only"
+
+[[scope]]
+source = { namespace = "sandbox" }
+mode = "allow_any"
+
+[[listener]]
+kind = "http_proxy"
+bind = "0.0.0.0:3128"
+
+[[workload]]
+name = "idgen"
+namespace = "default"
+service_account = "idgen"
+principal = "spiffe://cluster.local/ns/default/sa/idgen"
+addresses = ["10.1.2.0/24"]
+
+[[service]]
+name = "httpbin-ext"
+hosts = ["httpbin.org"]
+ports = [{ number = 80 }, { number = 443 }, { number = 8080 }]
+allow = [{ principal = "spiffe://cluster.local/ns/default/sa/idgen" }]
+
+[telemetry]
+reporter = "source"
+cluster_id = "Kubernetes"
+host_labels = "bounded"
+
+[telemetry.prometheus]
+bind = "0.0.0.0:15090"
+
+[dns]
+servers = ["10.0.0.2:53"]
+
+[guard]
+allow = ["10.20.0.0/16"]
+
+[access_log]
+format = "json"
+path = "/var/log/sluice/access.log"
+
+[admin]
+bind = "127.0.0.1:15000"
+
+[dataplane]
+engine = "auto"
+cores = [1, 2, 3]
+busy_poll = false
+
+[limits]
+[deny]
+contact = "ask #platform"
+"#;
+
+#[test]
+fn every_table_may_stand_in_one_file() {
+    let loaded = crate::common::accepted(WHOLE);
+    assert_eq!(loaded.warnings, []);
+    let protocols: Vec<&str> =
+        loaded.plan.policy_input.services[0].ports.iter().map(|port| port.protocol.as_str()).collect();
+    assert_eq!(protocols, ["HTTP", "TLS", "TCP"]);
+}
