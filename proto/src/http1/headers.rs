@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::bytes::{is_token, list, trim, value_run};
+use super::bytes::{Class, list, trim_end, value_run};
 use super::{HeadError, HeadLimits, Version};
 use crate::limits::{CONNECTION_OPTIONS_MAX, HEADER_NAME_BYTES_MAX, HEADERS_INLINE};
 
@@ -46,29 +46,31 @@ pub enum HeaderName {
 
 impl HeaderName {
     pub(super) fn classify(name: &[u8]) -> Self {
-        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-        match name.first().map_or(0, |byte| byte | 0x20) {
-            b'b' if is(b"baggage") => Self::Baggage,
-            b'c' if is(b"connection") => Self::Connection,
-            b'c' if is(b"content-length") => Self::ContentLength,
-            b'e' if is(b"expect") => Self::Expect,
-            b'f' if is(b"forwarded") => Self::Forwarded,
-            b'h' if is(b"host") => Self::Host,
-            b'h' if is(b"http2-settings") => Self::Http2Settings,
-            b'k' if is(b"keep-alive") => Self::KeepAlive,
-            b'm' if is(b"max-forwards") => Self::MaxForwards,
-            b'p' if is(b"proxy-authorization") => Self::ProxyAuthorization,
-            b'p' if is(b"proxy") || starts_with_folded(name, b"proxy-") => Self::Proxy,
-            b't' if is(b"te") => Self::Te,
-            b't' if is(b"trailer") => Self::Trailer,
-            b't' if is(b"transfer-encoding") => Self::TransferEncoding,
-            b'u' if is(b"upgrade") => Self::Upgrade,
-            b'u' if is(b"user-agent") => Self::UserAgent,
-            b'v' if is(b"via") => Self::Via,
-            b'x' if is(b"x-request-id") => Self::XRequestId,
-            b'x' if starts_with_folded(name, b"x-forwarded") => Self::XForwarded,
-            b'x' if starts_with_folded(name, b"x-envoy-") => Self::XEnvoy,
-            b'x' if starts_with_folded(name, b"x-sluice-") => Self::XSluice,
+        let is = |known: &[u8], id: Self| if name.eq_ignore_ascii_case(known) { id } else { Self::Other };
+        // First letter and length leave at most one candidate, and for most headers none.
+        match (name.first().map_or(0, |byte| byte | 0x20), name.len()) {
+            (b'b', 7) => is(b"baggage", Self::Baggage),
+            (b'c', 10) => is(b"connection", Self::Connection),
+            (b'c', 14) => is(b"content-length", Self::ContentLength),
+            (b'e', 6) => is(b"expect", Self::Expect),
+            (b'f', 9) => is(b"forwarded", Self::Forwarded),
+            (b'h', 4) => is(b"host", Self::Host),
+            (b'h', 14) => is(b"http2-settings", Self::Http2Settings),
+            (b'k', 10) => is(b"keep-alive", Self::KeepAlive),
+            (b'm', 12) => is(b"max-forwards", Self::MaxForwards),
+            (b'p', 5) => is(b"proxy", Self::Proxy),
+            (b'p', 19) if name.eq_ignore_ascii_case(b"proxy-authorization") => Self::ProxyAuthorization,
+            (b'p', 6..) if starts_with_folded(name, b"proxy-") => Self::Proxy,
+            (b't', 2) => is(b"te", Self::Te),
+            (b't', 7) => is(b"trailer", Self::Trailer),
+            (b't', 17) => is(b"transfer-encoding", Self::TransferEncoding),
+            (b'u', 7) => is(b"upgrade", Self::Upgrade),
+            (b'u', 10) => is(b"user-agent", Self::UserAgent),
+            (b'v', 3) => is(b"via", Self::Via),
+            (b'x', 12) if name.eq_ignore_ascii_case(b"x-request-id") => Self::XRequestId,
+            (b'x', 8..) if starts_with_folded(name, b"x-envoy-") => Self::XEnvoy,
+            (b'x', 9..) if starts_with_folded(name, b"x-sluice-") => Self::XSluice,
+            (b'x', 11..) if starts_with_folded(name, b"x-forwarded") => Self::XForwarded,
             _ => Self::Other,
         }
     }
@@ -206,7 +208,7 @@ impl ConnectionOptions {
     /// One `Connection` line.
     pub(super) fn add(&mut self, value: &[u8]) -> Result<(), HeadError> {
         for option in list(value) {
-            if !option.iter().all(|byte| is_token(*byte)) {
+            if !Class::Token.has_all(option) {
                 return Err(HeadError::Malformed("Connection option is no token"));
             }
             if usize::from(self.count) == CONNECTION_OPTIONS_MAX {
@@ -275,14 +277,14 @@ impl<'b> Window<'b> {
     }
 
     /// Takes the bytes of one class; there must be another byte after them, else the run may go on.
-    pub(super) fn take_while(&mut self, class: impl Fn(u8) -> bool) -> Result<&'b [u8], Stop> {
-        let rest = self.rest();
-        let run = rest.iter().position(|byte| !class(*byte)).ok_or(Stop::OutOfBytes)?;
-        self.at += run;
-        Ok(&rest[..run])
+    pub(super) fn take_run(&mut self, class: Class) -> Result<&'b [u8], Stop> {
+        let (run, after) = self.rest().split_at(class.run(self.rest()));
+        self.at += run.len();
+        if after.is_empty() { Err(Stop::OutOfBytes) } else { Ok(run) }
     }
 
     /// Takes field-value bytes up to CRLF, and the CRLF.
+    #[inline]
     pub(super) fn take_line(&mut self) -> Result<&'b [u8], Stop> {
         let rest = self.rest();
         let run = value_run(rest);
@@ -292,6 +294,7 @@ impl<'b> Window<'b> {
     }
 
     /// Takes exactly CRLF.
+    #[inline]
     pub(super) fn line_end(&mut self) -> Result<(), Stop> {
         match self.rest() {
             [b'\r', b'\n', ..] => {
@@ -306,66 +309,74 @@ impl<'b> Window<'b> {
     }
 
     /// Takes one header line, or the empty line that ends the head (`None`).
-    fn header_line(&mut self) -> Result<Option<Slot>, Stop> {
-        let start = self.at;
-        let rest = self.rest();
-        let name_bytes = rest.iter().position(|byte| !is_token(*byte)).unwrap_or(rest.len());
+    #[inline(always)] // a call per header costs more than the work
+    fn header_line(&mut self) -> Result<Option<(Slot, Header<'b>)>, Stop> {
+        let line = self.rest();
+        let name_bytes = Class::Token.run(line);
+        let Some((name, [b':', after @ ..])) = line.split_at_checked(name_bytes) else {
+            return self.no_header_line(name_bytes).map(|()| None);
+        };
+        if name_bytes == 0 || name_bytes > HEADER_NAME_BYTES_MAX {
+            return self.no_header_line(name_bytes).map(|()| None);
+        }
+        let spaces = after.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let (value, end) = after.split_at(spaces).1.split_at(value_run(after.split_at(spaces).1));
+        let [b'\r', b'\n', ..] = end else {
+            self.at += line.len() - end.len();
+            return self.line_end().map(|()| None);
+        };
+        let value_start = self.at + name_bytes + 1 + spaces;
+        let start = core::mem::replace(&mut self.at, value_start + value.len() + 2);
+        let value = trim_end(value);
+        let id = HeaderName::classify(name);
+        let slot = Slot {
+            name: offset(start),
+            value: offset(value_start),
+            value_bytes: offset(value.len()),
+            name_bytes: name_bytes as u16, // at most HEADER_NAME_BYTES_MAX
+            id,
+        };
+        Ok(Some((slot, Header { id, name, value })))
+    }
+
+    /// Takes the empty line that ends a head, or says why a line that does not begin with a name and a colon is wrong.
+    #[cold]
+    fn no_header_line(&mut self, name_bytes: usize) -> Result<(), Stop> {
+        let malformed = |what| Err(HeadError::Malformed(what).into());
         if name_bytes > HEADER_NAME_BYTES_MAX {
             return Err(HeadError::TooLarge.into());
         }
-        let name = &rest[..name_bytes];
-        match rest.get(name_bytes) {
-            None => return Err(Stop::OutOfBytes),
-            Some(b':') if name_bytes > 0 => {}
-            Some(b':') => return Err(HeadError::Malformed("header without a name").into()),
-            Some(b'\r') if name_bytes == 0 => {
-                self.line_end()?;
-                return Ok(None);
-            }
-            Some(b'\n') => return Err(HeadError::Malformed("bare LF").into()),
-            Some(b' ' | b'\t') if name_bytes == 0 => {
-                return Err(HeadError::Malformed("folded header line").into());
-            }
-            Some(b' ' | b'\t') => {
-                return Err(HeadError::Malformed("white space before the colon of a header").into());
-            }
-            Some(_) => return Err(HeadError::Malformed("byte in a header name that none has").into()),
+        match self.rest().get(name_bytes) {
+            None => Err(Stop::OutOfBytes),
+            Some(b'\r') if name_bytes == 0 => self.line_end(),
+            Some(b':') => malformed("header without a name"),
+            Some(b'\n') => malformed("bare LF"),
+            Some(b' ' | b'\t') if name_bytes == 0 => malformed("folded header line"),
+            Some(b' ' | b'\t') => malformed("white space before the colon of a header"),
+            Some(_) => malformed("byte in a header name that none has"),
         }
-        self.at += name_bytes + 1;
-        let line_start = self.at;
-        let line = self.take_line()?;
-        let value = trim(line);
-        // Both lie in `bytes`, so the distance of their ends is that of their starts.
-        let leading = line.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count().min(line.len());
-        Ok(Some(Slot {
-            name: offset(start),
-            value: offset(line_start + leading),
-            value_bytes: offset(value.len()),
-            name_bytes: u16::try_from(name_bytes).expect("invariant: at most HEADER_NAME_BYTES_MAX"),
-            id: HeaderName::classify(name),
-        }))
     }
 
-    /// Takes all header lines and the empty line after them; `each` sees every header as it comes.
+    /// Takes all header lines into `headers`, and the empty line after them; `each` sees every header as it comes.
     pub(super) fn headers(
         &mut self,
+        headers: &mut HeaderList<'b>,
         headers_max: usize,
         mut each: impl FnMut(&Header<'b>) -> Result<(), HeadError>,
-    ) -> Result<HeaderList<'b>, Stop> {
-        let mut headers = HeaderList::new(self.bytes);
-        while let Some(slot) = self.header_line()? {
+    ) -> Result<(), Stop> {
+        while let Some((slot, header)) = self.header_line()? {
             if headers.len() == headers_max {
                 return Err(HeadError::TooManyHeaders.into());
             }
-            each(&headers.header(&slot))?;
+            each(&header)?;
             headers.push(slot);
         }
-        Ok(headers)
+        Ok(())
     }
 }
 
 fn offset(at: usize) -> u32 {
-    u32::try_from(at).expect("invariant: a window is at most u32::MAX bytes long")
+    at as u32 // a window is at most u32::MAX bytes long
 }
 
 /// Reads one whole line `name: value CRLF`, as a trailer section has them.
@@ -373,7 +384,7 @@ pub(super) fn parse_line(line: &[u8]) -> Result<Header<'_>, HeadError> {
     let limits = HeadLimits { head_bytes_max: line.len() + 1, headers_max: 1 };
     let mut window = Window::new(line, &limits);
     match window.header_line() {
-        Ok(Some(slot)) if window.rest().is_empty() => Ok(HeaderList::new(line).header(&slot)),
+        Ok(Some((_, header))) if window.rest().is_empty() => Ok(header),
         Err(Stop::Error(error)) => Err(error),
         _ => Err(HeadError::Malformed("trailer line")),
     }

@@ -1,6 +1,6 @@
 //! Request heads. Knows nothing of who sends them or where they may go.
 
-use super::bytes::{is_target, is_token, list};
+use super::bytes::{Class, list};
 use super::framing::FramingFields;
 use super::headers::{Stop, Window};
 use super::{
@@ -70,28 +70,57 @@ pub fn parse_request_head<'b>(
     limits: &HeadLimits,
 ) -> Result<Progress<RequestHead<'b>>, HeadError> {
     let mut window = Window::new(bytes, limits);
-    match parse(&mut window, limits) {
-        Ok(head) => Ok(Progress::Complete(head)),
+    // The list is large: it is filled where it is and moved once.
+    let mut headers = HeaderList::new(window.bytes);
+    match parse(&mut window, &mut headers, limits) {
+        Ok(parts) => Ok(Progress::Complete(RequestHead {
+            method: Method::from_name(parts.method_name),
+            method_name: parts.method_name,
+            target: parts.target,
+            version: parts.version,
+            headers,
+            length: window.at,
+            framing: parts.framing,
+            connection: parts.facts.connection,
+            persistent: parts.facts.connection.persistent(parts.version),
+            expect_continue: parts.facts.expect_continue,
+            host: parts.facts.host,
+            upgrade: parts.upgrade,
+        })),
         Err(Stop::Error(error)) => Err(error),
         Err(Stop::OutOfBytes) if window.is_full() => Err(HeadError::TooLarge),
         Err(Stop::OutOfBytes) => Ok(Progress::Partial),
     }
 }
 
-fn parse<'b>(window: &mut Window<'b>, limits: &HeadLimits) -> Result<RequestHead<'b>, Stop> {
+/// What a request head is made of, but for its list of headers.
+struct Parts<'b> {
+    method_name: &'b [u8],
+    target: Target<'b>,
+    version: Version,
+    framing: Framing,
+    facts: Facts<'b>,
+    upgrade: Option<Upgrade>,
+}
+
+fn parse<'b>(
+    window: &mut Window<'b>,
+    headers: &mut HeaderList<'b>,
+    limits: &HeadLimits,
+) -> Result<Parts<'b>, Stop> {
     // One empty line before a request is forgiven (RFC 9112 §2.2): old clients end a body with it.
     if window.peek()? == b'\r' {
         window.line_end()?;
     }
-    let method_name = window.take_while(is_token)?;
+    let method_name = window.take_run(Class::Token)?;
     if method_name.is_empty() || window.peek()? != b' ' {
         return Err(HeadError::Malformed("request line does not begin with a method").into());
     }
     window.at += 1;
     let method = Method::from_name(method_name);
-    let target = window.take_while(is_target)?;
+    let target = window.take_run(Class::Target)?;
     if window.peek()? != b' ' {
-        return Err(HeadError::Malformed("request line without a version").into());
+        return Err(HeadError::Malformed("request line without a target or a version").into());
     }
     let target = Target::parse(method, target)?;
     window.at += 1;
@@ -99,7 +128,7 @@ fn parse<'b>(window: &mut Window<'b>, limits: &HeadLimits) -> Result<RequestHead
     window.line_end()?;
 
     let mut facts = Facts::default();
-    let headers = window.headers(limits.headers_max, |header| facts.add(header, version))?;
+    window.headers(headers, limits.headers_max, |header| facts.add(header, version))?;
     let framing = facts.framing.request(method, version)?;
     if facts.host.is_none() && version == Version::Http11 {
         return Err(HeadError::Malformed("no Host").into());
@@ -107,20 +136,8 @@ fn parse<'b>(window: &mut Window<'b>, limits: &HeadLimits) -> Result<RequestHead
     let switches = facts.websocket
         && facts.connection.upgrade
         && (method, version, framing) == (Method::Get, Version::Http11, Framing::None);
-    Ok(RequestHead {
-        method,
-        method_name,
-        target,
-        version,
-        headers,
-        length: window.at,
-        framing,
-        connection: facts.connection,
-        persistent: facts.connection.persistent(version),
-        expect_continue: facts.expect_continue,
-        host: facts.host,
-        upgrade: switches.then_some(Upgrade::WebSocket),
-    })
+    let upgrade = switches.then_some(Upgrade::WebSocket);
+    Ok(Parts { method_name, target, version, framing, facts, upgrade })
 }
 
 /// Takes `HTTP/x.y`; what has that shape but is neither 1.0 nor 1.1 is named as such.
@@ -159,6 +176,7 @@ struct Facts<'b> {
 }
 
 impl<'b> Facts<'b> {
+    #[inline]
     fn add(&mut self, header: &Header<'b>, version: Version) -> Result<(), HeadError> {
         match header.id {
             HeaderName::Host => {

@@ -56,38 +56,52 @@ pub fn parse_response_head<'b>(
     limits: &HeadLimits,
 ) -> Result<Progress<ResponseHead<'b>>, HeadError> {
     let mut window = Window::new(bytes, limits);
-    match parse(&mut window, request_method, limits) {
-        Ok(head) => Ok(Progress::Complete(head)),
+    // The list is large: it is filled where it is and moved once.
+    let mut headers = HeaderList::new(window.bytes);
+    match parse(&mut window, &mut headers, request_method, limits) {
+        Ok(Parts { version, status, reason, framing, facts }) => {
+            let switches = status == 101 && facts.websocket && facts.connection.upgrade;
+            let ends_by_closing = framing == Framing::UntilClose || status == 101;
+            Ok(Progress::Complete(ResponseHead {
+                version,
+                status,
+                reason,
+                headers,
+                length: window.at,
+                framing,
+                content_length: facts.framing.content_length,
+                connection: facts.connection,
+                persistent: facts.connection.persistent(version) && !ends_by_closing,
+                upgrade: switches.then_some(Upgrade::WebSocket),
+            }))
+        }
         Err(Stop::Error(error)) => Err(error),
         Err(Stop::OutOfBytes) if window.is_full() => Err(HeadError::TooLarge),
         Err(Stop::OutOfBytes) => Ok(Progress::Partial),
     }
 }
 
+/// What a response head is made of, but for its list of headers.
+struct Parts<'b> {
+    version: Version,
+    status: u16,
+    reason: &'b [u8],
+    framing: Framing,
+    facts: Facts,
+}
+
 fn parse<'b>(
     window: &mut Window<'b>,
+    headers: &mut HeaderList<'b>,
     request_method: Method,
     limits: &HeadLimits,
-) -> Result<ResponseHead<'b>, Stop> {
+) -> Result<Parts<'b>, Stop> {
     let version = version(window)?;
     let (status, reason) = status(window)?;
     let mut facts = Facts::default();
-    let headers = window.headers(limits.headers_max, |header| facts.add(header))?;
+    window.headers(headers, limits.headers_max, |header| facts.add(header))?;
     let framing = facts.framing.response(request_method, status, version)?;
-    let upgrade =
-        (status == 101 && facts.websocket && facts.connection.upgrade).then_some(Upgrade::WebSocket);
-    Ok(ResponseHead {
-        version,
-        status,
-        reason,
-        headers,
-        length: window.at,
-        framing,
-        content_length: facts.framing.content_length,
-        connection: facts.connection,
-        persistent: facts.connection.persistent(version) && framing != Framing::UntilClose && status != 101,
-        upgrade,
-    })
+    Ok(Parts { version, status, reason, framing, facts })
 }
 
 /// Takes ` 200 reason CRLF`. Some origins leave the space before an empty reason away: nothing is ambiguous there.
@@ -97,10 +111,15 @@ fn status<'b>(window: &mut Window<'b>) -> Result<(u16, &'b [u8]), Stop> {
         return Err(BAD);
     }
     window.at += 1;
-    let digits = window.take_while(|byte| byte.is_ascii_digit())?;
+    let digits = window.rest().iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
+    if window.rest().len() == digits && digits < 4 {
+        return Err(Stop::OutOfBytes);
+    }
+    let (digits, _) = window.rest().split_at(digits);
     if digits.len() != 3 || digits[0] == b'0' {
         return Err(BAD);
     }
+    window.at += digits.len();
     let status = digits.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
     let line = window.take_line()?;
     match line {

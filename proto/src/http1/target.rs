@@ -2,7 +2,7 @@
 
 use core::net::Ipv6Addr;
 
-use super::bytes::{is_reg_name, is_target};
+use super::bytes::Class;
 use super::{HeadError, Method};
 
 /// The four forms of a request target.
@@ -54,7 +54,7 @@ impl<'b> Authority<'b> {
     pub fn parse(wire: &'b [u8]) -> Result<Self, HeadError> {
         let host_bytes = match wire.first() {
             Some(b'[') => bracketed(wire)?,
-            _ => wire.iter().position(|byte| !is_reg_name(*byte)).unwrap_or(wire.len()),
+            _ => Class::RegName.run(wire),
         };
         let (host, rest) = wire.split_at(host_bytes);
         let port = match rest {
@@ -90,11 +90,10 @@ fn port(digits: &[u8]) -> Result<u16, HeadError> {
 }
 
 impl<'b> Target<'b> {
-    /// Reads the target of a request with that method; the form depends on both.
+    /// Reads the target of a request with that method; the form depends on both. Only bytes of
+    /// [`Class::Target`] are in it.
     pub(super) fn parse(method: Method, wire: &'b [u8]) -> Result<Self, HeadError> {
-        if wire.is_empty() || !wire.iter().all(|byte| is_target(*byte)) {
-            return Err(HeadError::Malformed("bytes in a request target that none has"));
-        }
+        debug_assert!(Class::Target.has_all(wire), "the request line was scanned for them");
         if method == Method::Connect {
             let authority = Authority::parse(wire)?;
             return match authority.port {

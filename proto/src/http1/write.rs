@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use super::bytes::{is_token, list, value_run};
+use super::bytes::{Class, list, value_run};
 use super::framing::downstream_framing;
 use super::{
     Framing, Header, HeaderList, HeaderName, Method, RequestHead, ResponseHead, Target, Upgrade, Version,
@@ -273,7 +273,7 @@ fn put_value(out: &mut impl Sink, value: &[u8]) -> Result<(), WriteError> {
 }
 
 fn put_set(out: &mut impl Sink, name: &str, value: &[u8]) -> Result<(), WriteError> {
-    if name.is_empty() || !name.bytes().all(is_token) {
+    if name.is_empty() || !Class::Token.has_all(name.as_bytes()) {
         return Err(WriteError::BadHeader);
     }
     out.put(name.as_bytes())?;
