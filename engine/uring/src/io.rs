@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use io_uring::{opcode, types};
+use io_uring::{cqueue, opcode, types};
 use sluice_engine::{Instant, Pool};
 use sluice_relay::Input;
 
@@ -124,16 +124,15 @@ impl Io {
             debug_assert!(false, "only this engine's own operations complete");
             return;
         };
-        if !io_uring::cqueue::more(flags) {
-            self.in_flight -= 1;
-        }
+        debug_assert!(!cqueue::more(flags), "every operation of this engine completes once");
+        self.in_flight -= 1;
         match kind {
             Kind::Receive => self.complete_receive(key, result, flags),
             Kind::Send => self.complete_send(key, result),
             Kind::Connect => self.complete_connect(key, result),
             Kind::PollIn | Kind::PollOut => self.complete_poll(key, kind, result),
             Kind::Cancel => self.complete_cancel(key),
-            Kind::Accept => self.complete_accept(key, result, flags),
+            Kind::Accept => self.complete_accept(key, result),
             Kind::CancelAccept => self.complete_cancel_accept(key),
             Kind::Wake => self.wake_armed = false,
             Kind::CancelAll => {}

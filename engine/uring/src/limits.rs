@@ -17,8 +17,8 @@ pub const RECEIVE_BYTES: usize = BUFFER_BYTES - BUFFER_HEADROOM_BYTES - BUFFER_T
 /// Tasks that are run before the ring is looked at again.
 pub const TASKS_PER_TURN: usize = 1024;
 
-/// Accepted connections that a listener holds when nobody asks for them.
-pub const ACCEPTED_HELD_MAX: usize = 64;
+/// Connections that a listener accepts ahead: held because nobody has asked for them yet, or about to be. Exact.
+pub const ACCEPTED_HELD_MAX: usize = 8;
 
 /// The backlog of listeners that the engine binds itself.
 pub const LISTEN_BACKLOG: i32 = 4096;

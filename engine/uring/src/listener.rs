@@ -1,4 +1,7 @@
-//! A listening socket: a multishot accept, the few connections that it may hold unasked, its end.
+//! A listening socket: a few accepts at a time, the connections that it holds until they are asked for, its end.
+//!
+//! The accepts are one-shot. A multishot accept empties the kernel's whole queue in one go, up to the backlog, whether
+//! anybody has room for the connections or not; so the number of descriptors could not be bounded.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -8,7 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use io_uring::{cqueue, opcode, types};
+use io_uring::{opcode, types};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket as NewSocket, Type};
 
 use crate::core::Core;
@@ -21,56 +24,51 @@ use crate::stream::Stream;
 /// Submissions that closing a listener at once may take: one for the cancellation, one for what comes of it, one to spare.
 const CLOSE_ROUNDS_MAX: usize = 3;
 
-/// A listener between submission and completion. The slot lives until its accept has ended.
+/// A listener between submission and completion. The slot lives until its accepts have ended.
 pub(crate) struct ListenerSlot {
     socket: TcpListener,
-    /// The multishot accept is with the kernel.
-    armed: bool,
-    cancelling: bool,
+    /// Accepts that are with the kernel.
+    armed: usize,
+    /// Cancellations that are with the kernel: the descriptor stays open for them.
+    cancelling: usize,
     released: bool,
-    in_flight: u16,
     accepted: VecDeque<OwnedFd>,
     error: Option<io::Error>,
     waker: Option<Waker>,
 }
 
 impl Io {
-    fn arm_accept(&mut self, key: Key) {
+    /// Sees that connections which are held and accepts which are under way make up the bound.
+    fn arm_accepts(&mut self, key: Key) {
         let Some(listener) = self.listeners.get_mut(key) else { return };
-        if listener.armed {
-            return;
+        while listener.armed + listener.accepted.len() < ACCEPTED_HELD_MAX {
+            listener.armed += 1;
+            self.in_flight += 1;
+            let fd = types::Fd(listener.socket.as_raw_fd());
+            let entry = opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
+                .flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
+                .build()
+                .user_data(encode(Kind::Accept, key));
+            // SAFETY: the entry points to no memory: no address is asked for.
+            unsafe { self.ring.push(entry) };
         }
-        listener.armed = true;
-        listener.in_flight += 1;
-        self.in_flight += 1;
-        let entry = opcode::AcceptMulti::new(types::Fd(listener.socket.as_raw_fd()))
-            .flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
-            .build()
-            .user_data(encode(Kind::Accept, key));
-        // SAFETY: the entry points to no memory: a multishot accept returns no address.
-        unsafe { self.ring.push(entry) };
     }
 
-    fn cancel_accept(&mut self, key: Key) {
+    fn cancel_accepts(&mut self, key: Key) {
         let Some(listener) = self.listeners.get_mut(key) else { return };
-        if !listener.armed || listener.cancelling {
-            return;
+        if listener.armed > 0 {
+            listener.cancelling += 1;
+            self.in_flight += 1;
+            self.ring.push_cancel_fd(listener.socket.as_raw_fd(), encode(Kind::CancelAccept, key));
         }
-        listener.cancelling = true;
-        listener.in_flight += 1;
-        self.in_flight += 1;
-        self.ring.push_cancel_fd(listener.socket.as_raw_fd(), encode(Kind::CancelAccept, key));
     }
 
-    pub(crate) fn complete_accept(&mut self, key: Key, result: i32, flags: u32) {
+    pub(crate) fn complete_accept(&mut self, key: Key, result: i32) {
         // SAFETY: a result that is not negative is a new descriptor that nobody else knows of. Whatever becomes of the
         // listener, it is owned, and so closed, from here on.
         let accepted = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
         let Some(listener) = self.listeners.get_mut(key) else { return };
-        if !cqueue::more(flags) {
-            listener.armed = false;
-            listener.in_flight -= 1;
-        }
+        listener.armed -= 1;
         if listener.released {
             return self.close_listener_if_quiet(key);
         }
@@ -79,18 +77,13 @@ impl Io {
         } else if !matches!(-result, libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ECONNABORTED) {
             listener.error = Some(io::Error::from_raw_os_error(-result));
         }
-        let full = listener.accepted.len() >= ACCEPTED_HELD_MAX;
         let waker = listener.waker.take();
         self.wakes.extend(waker);
-        if full {
-            self.cancel_accept(key);
-        }
     }
 
     pub(crate) fn complete_cancel_accept(&mut self, key: Key) {
         if let Some(listener) = self.listeners.get_mut(key) {
-            listener.cancelling = false;
-            listener.in_flight -= 1;
+            listener.cancelling -= 1;
             self.close_listener_if_quiet(key);
         }
     }
@@ -98,6 +91,7 @@ impl Io {
     fn poll_accept(&mut self, key: Key, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
         let listener = self.listeners.get_mut(key).expect("a listener owns its slot");
         if let Some(accepted) = listener.accepted.pop_front() {
+            self.arm_accepts(key);
             return Poll::Ready(Ok(accepted));
         }
         if let Some(error) = listener.error.take() {
@@ -105,7 +99,7 @@ impl Io {
         }
         let old = Self::replace_waker(&mut listener.waker, cx.waker());
         self.discard(old);
-        self.arm_accept(key);
+        self.arm_accepts(key);
         Poll::Pending
     }
 
@@ -115,7 +109,7 @@ impl Io {
         listener.accepted.clear();
         let waker = listener.waker.take();
         self.discard(waker);
-        self.cancel_accept(key);
+        self.cancel_accepts(key);
         self.close_listener_if_quiet(key);
         // Whoever drops a listener expects the port to be closed then, not at the end of the turn.
         for _ in 0..CLOSE_ROUNDS_MAX {
@@ -127,7 +121,8 @@ impl Io {
     }
 
     fn close_listener_if_quiet(&mut self, key: Key) {
-        if self.listeners.get(key).is_some_and(|listener| listener.released && listener.in_flight == 0) {
+        let quiet = |slot: &ListenerSlot| slot.released && slot.armed == 0 && slot.cancelling == 0;
+        if self.listeners.get(key).is_some_and(quiet) {
             self.listeners.remove(key);
         }
     }
@@ -153,10 +148,9 @@ impl Listener {
         let address = socket.local_addr()?;
         let slot = ListenerSlot {
             socket,
-            armed: false,
-            cancelling: false,
+            armed: 0,
+            cancelling: 0,
             released: false,
-            in_flight: 0,
             accepted: VecDeque::new(),
             error: None,
             waker: None,

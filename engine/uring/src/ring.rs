@@ -134,3 +134,68 @@ impl Ring {
         u64::from(self.ring.completion().overflow())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sluice_engine::Pool;
+
+    use super::*;
+
+    fn ring() -> (Ring, BufferRing) {
+        let buffers = BufferRing::new(2, Pool::new(2));
+        // SAFETY: the tuple's first field, the ring, is dropped before the second.
+        let ring = unsafe { Ring::start(build(4, 8).unwrap(), &buffers).unwrap() };
+        (ring, buffers)
+    }
+
+    #[test]
+    fn the_kernel_refuses_whatever_is_not_on_the_list() {
+        let (mut ring, _buffers) = ring();
+        // SAFETY: neither entry points to memory that is written; the path is static.
+        unsafe {
+            ring.push(opcode::Nop::new().build().user_data(1));
+            let path = c"/etc/passwd".as_ptr();
+            ring.push(opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path).build().user_data(2));
+            let linked = io_uring::squeue::Flags::IO_LINK;
+            let poll = opcode::PollAdd::new(types::Fd(0), 0).build().flags(linked);
+            ring.push(poll.user_data(3));
+        }
+        let mut completions = Vec::new();
+        while completions.len() < 3 {
+            ring.submit(Some(Duration::from_secs(1))).unwrap();
+            ring.reap(&mut completions);
+        }
+        for completion in completions {
+            assert_eq!(completion.result, -libc::EACCES, "operation {}", completion.user_data);
+        }
+        let registered = ring.ring.submitter().register_files(&[0]).unwrap_err();
+        assert_eq!(registered.raw_os_error(), Some(libc::EACCES));
+    }
+
+    #[test]
+    fn a_full_submission_queue_refuses_nothing_and_keeps_the_order() {
+        let (mut ring, _buffers) = ring();
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let fd = types::Fd(std::os::fd::AsRawFd::as_raw_fd(&reader));
+        for number in 0..100 {
+            // SAFETY: a poll points to no memory.
+            unsafe {
+                let poll = opcode::PollAdd::new(fd, u32::from(libc::POLLIN.cast_unsigned()));
+                ring.push(poll.build().user_data(number));
+            }
+        }
+        ring.push_cancel_fd(fd.0, 100);
+        let mut completions = Vec::new();
+        for _ in 0..100 {
+            ring.submit(Some(Duration::from_secs(1))).unwrap();
+            ring.reap(&mut completions);
+            if completions.len() == 101 {
+                break;
+            }
+        }
+        let mut seen: Vec<u64> = completions.iter().map(|completion| completion.user_data).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..101).collect::<Vec<_>>(), "more than the completion queue holds, and none lost");
+        assert_eq!(ring.completions_lost(), 0);
+    }
+}
