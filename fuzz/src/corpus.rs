@@ -25,6 +25,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             [vec![255], hello("198.51.100.20", 1)].concat(),
             b"\x04\x80\x2e\x01\x03\x01\x00\x15".to_vec(),
         ],
+        "relay_trace" => crate::relay_trace::seeds(),
         "request_head" => texts(REQUESTS),
         "response_head" => texts(RESPONSES),
         _ => Vec::new(),

@@ -277,13 +277,11 @@ impl State {
         self.random.between(self.faults.latency_us_min, self.faults.latency_us_max) * 1_000
     }
 
-    /// Puts a segment on the wire to the peer of `from`; it arrives after all earlier ones.
+    /// Puts a segment on the wire to the peer of `from`; in the queue it stays behind all earlier ones.
     pub(crate) fn transmit(&mut self, from: SocketId, segment: Segment) {
         let at = self.now + self.latency();
         let peer = self.sockets[from].peer;
         let socket = &mut self.sockets[peer];
-        let at = at.max(socket.last_arrival);
-        socket.last_arrival = at;
         socket.incoming.push_back((at, segment));
         self.schedule(at, Event::Arrive(peer));
     }

@@ -184,12 +184,10 @@ impl Relay {
     fn poll_operations(&mut self, cx: &mut Context<'_>) {
         let Some(streams) = &self.streams else { return };
         let ids = [streams[0].id, streams[1].id];
-        let (aborted, first) = self.engine.world.with(|state| {
-            for id in ids {
-                state.sockets[id].relay_waker = Some(cx.waker().clone());
-            }
-            (ids.iter().any(|&id| state.sockets[id].aborted), state.random.index(2))
-        });
+        let (aborted, first) = self
+            .engine
+            .world
+            .with(|state| (ids.iter().any(|&id| state.sockets[id].aborted), state.random.index(2)));
         if aborted {
             self.inputs.push_back(Input::Abort);
             return;

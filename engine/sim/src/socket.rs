@@ -51,10 +51,8 @@ pub(crate) struct Socket {
     pub(crate) reset_on_close: bool,
     pub(crate) reset_sent: bool,
     pub(crate) aborted: bool,
-    pub(crate) relay_waker: Option<Waker>,
 
     pub(crate) incoming: VecDeque<(u64, Segment)>,
-    pub(crate) last_arrival: u64,
     pub(crate) ready: VecDeque<u8>,
     pub(crate) fin: bool,
     /// The connection was reset.
@@ -98,9 +96,7 @@ impl Socket {
             reset_on_close: false,
             reset_sent: false,
             aborted: false,
-            relay_waker: None,
             incoming: VecDeque::new(),
-            last_arrival: 0,
             ready: VecDeque::new(),
             fin: false,
             error: false,
@@ -394,8 +390,6 @@ impl State {
                     buffer.advance(count);
                     if !buffer.is_empty() {
                         self.sockets[id].sending = Operation::Transfer(buffer);
-                        let waker = self.sockets[id].relay_waker.clone();
-                        self.wake(waker);
                         self.poke_send(id);
                         return;
                     }
@@ -434,7 +428,7 @@ impl State {
         }
         socket.aborted = true;
         socket.reset_on_close = true;
-        let wakers = [socket.receive_waker.take(), socket.send_waker.take(), socket.relay_waker.take()];
+        let wakers = [socket.receive_waker.take(), socket.send_waker.take()];
         for waker in wakers {
             self.wake(waker);
         }
@@ -455,11 +449,9 @@ impl State {
         socket.ready = VecDeque::new();
         socket.receive_waker = None;
         socket.send_waker = None;
-        socket.relay_waker = None;
         if std::mem::take(&mut socket.has_descriptor) {
             self.hosts[host].descriptors -= 1;
         }
-        self.hosts[host].waiting.retain(|&waiting| waiting != id);
         if over {
             return;
         }
