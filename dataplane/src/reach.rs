@@ -9,8 +9,6 @@ use sluice_bridge::Phase;
 use sluice_engine::Engine;
 use sluice_policy::{EndpointAddress, Reason, Resolution, Service};
 
-use sluice_telemetry::Family;
-
 use crate::connection::Connection;
 use crate::dial::{self, DialError, Times};
 use crate::resolve::Unresolved;
@@ -87,7 +85,6 @@ pub(crate) async fn dial_guarded<E: Engine>(
     };
     let source = route.service.as_ref().and_then(|service| service.source_address);
     let dialled = dial::dial(&worker.engine, candidates, source, times).await;
-    worker.metrics.count(Family::UpstreamConnects, &[result_word(&dialled)], 1);
     // A policy that came meanwhile has already been asked about this connection.
     if connection.revoked.get() {
         return Err(Obstacle::Denied(Reason::Revoked, None));
@@ -95,16 +92,6 @@ pub(crate) async fn dial_guarded<E: Engine>(
     let (stream, dialled) = dialled.map_err(Obstacle::Dial)?;
     connection.attach(&stream, dialled);
     Ok(Reached { stream, dialled })
-}
-
-/// How an attempt to connect ended, for the metrics.
-fn result_word<T>(dialled: &Result<T, DialError>) -> &'static str {
-    match dialled {
-        Ok(_) => "connected",
-        Err(DialError::Timeout) => "timeout",
-        Err(DialError::Connect(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => "refused",
-        Err(DialError::Connect(_)) => "failed",
-    }
 }
 
 /// What one step of finding addresses needs of the snapshot, owned, so that no snapshot is held while waiting.
@@ -123,7 +110,7 @@ pub(crate) async fn candidates<E: Engine>(
     let Plan { mut literals, names, original } = plan(worker, route)?;
     let mut failure = None;
     for (name, port) in &names {
-        match worker.names.resolve(&worker.engine, &worker.metrics, name).await {
+        match worker.names.resolve(&worker.engine, name).await {
             Ok(addresses) => {
                 if let Some(original) = original.filter(|original| addresses.contains(&original.ip())) {
                     return Ok(vec![original]);
@@ -208,7 +195,6 @@ pub(crate) fn guard<E: Engine>(
         .filter(|candidate| match snapshot.policy.guard(*candidate, service) {
             Ok(()) => true,
             Err(refused) => {
-                worker.metrics.count(Family::GuardRefusals, &[refused.class.as_str()], 1);
                 refusal = Some(refused);
                 false
             }

@@ -5,13 +5,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_bridge::source_labels;
 use sluice_engine::{Engine, Instant};
 use sluice_policy::{Decision, Proof, Reason, Verdict};
 use sluice_telemetry::access_log::{Entry, Field};
 use sluice_telemetry::{
-    BLACK_HOLE_CLUSTER, Destination as Label, Family, HttpKey, HttpSeries, PASSTHROUGH_CLUSTER,
-    ResponseFlags, SourceId, TcpKey, TcpSeries, Traffic,
+    BLACK_HOLE_CLUSTER, Destination as Label, HttpKey, HttpSeries, PASSTHROUGH_CLUSTER, ResponseFlags,
+    Source, SourceId, TcpKey, TcpSeries, Traffic,
 };
 
 use crate::connection::Connection;
@@ -95,14 +94,7 @@ impl<E: Engine> Record<E> {
     pub(crate) fn denied(&mut self, reason: Reason) {
         self.verdict = Verdict::Deny;
         if self.reason.replace(reason) != Some(reason) {
-            let metrics = &self.connection.worker.metrics;
-            metrics.decision(Verdict::Deny.as_str(), reason.as_str(), self.protocol);
-            if matches!(
-                reason,
-                Reason::Malformed | Reason::ProtocolMismatch | Reason::SniffTimeout | Reason::Limit
-            ) {
-                metrics.count(Family::ProtocolErrors, &[&self.connection.door.name, reason.as_str()], 1);
-            }
+            crate::worker::count_unparsed(&self.connection.worker, reason, self.protocol);
         }
     }
 
@@ -168,7 +160,15 @@ impl<E: Engine> Record<E> {
     fn source(&self) -> SourceId {
         let asker = self.connection.asker.borrow();
         let Some(identity) = asker.proven() else { return SourceId::UNKNOWN };
-        self.connection.worker.metrics.source(&source_labels(identity))
+        self.connection.worker.metrics.source(&Source {
+            workload: identity.workload.as_deref(),
+            namespace: identity.namespace.as_deref(),
+            principal: identity.principal.as_deref(),
+            service_account: identity.service_account.as_deref(),
+            app: identity.app.as_deref(),
+            version: identity.version.as_deref(),
+            cluster: identity.cluster.as_deref(),
+        })
     }
 
     fn tcp_series(&self) -> TcpSeries {

@@ -15,7 +15,6 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use sluice_bridge::{Addresses, DnsAnswer, DnsFailure, DnsQuestion};
 use sluice_engine::{Deadline, Engine, Instant};
-use sluice_telemetry::{Counter, WorkerMetrics};
 use tokio::sync::mpsc;
 
 use crate::limits::{ANSWER_TIME_MAX, NAMES_MAX};
@@ -71,28 +70,12 @@ impl Names {
     pub(crate) async fn resolve<E: Engine>(
         &self,
         engine: &E,
-        metrics: &WorkerMetrics,
         name: &Arc<str>,
     ) -> Result<Resolved, Unresolved> {
-        if let Some(outcome) = self.known(engine.now(), name) {
-            metrics.add(Counter::DnsCacheHits, 1);
-            return outcome;
-        }
-        metrics.add(Counter::DnsCacheMisses, 1);
         let deadline = Deadline::new(engine.clone());
         deadline.set(Some(engine.now() + ANSWER_TIME_MAX));
         let answer = deadline.run(poll_fn(|cx| self.poll_known(engine, name, cx.waker()))).await;
         answer.unwrap_or(Err(Unresolved::NoAnswer))
-    }
-
-    /// What the replica has and may still use.
-    fn known(&self, now: Instant, name: &Arc<str>) -> Option<Result<Resolved, Unresolved>> {
-        match self.entries.borrow().get(name) {
-            Some(Entry::Known { outcome, fresh_until }) if *fresh_until > now => {
-                Some(outcome.clone().map_err(Unresolved::Failure))
-            }
-            _ => None,
-        }
     }
 
     fn poll_known<E: Engine>(
@@ -101,15 +84,18 @@ impl Names {
         name: &Arc<str>,
         waker: &Waker,
     ) -> Poll<Result<Resolved, Unresolved>> {
-        if let Some(outcome) = self.known(engine.now(), name) {
-            return Poll::Ready(outcome);
-        }
         let mut entries = self.entries.borrow_mut();
-        if let Some(Entry::Asked(waiting)) = entries.get_mut(name) {
-            if !waiting.iter().any(|known| known.will_wake(waker)) {
-                waiting.push(waker.clone());
+        match entries.get_mut(name) {
+            Some(Entry::Known { outcome, fresh_until }) if *fresh_until > engine.now() => {
+                return Poll::Ready(outcome.clone().map_err(Unresolved::Failure));
             }
-            return Poll::Pending;
+            Some(Entry::Asked(waiting)) => {
+                if !waiting.iter().any(|known| known.will_wake(waker)) {
+                    waiting.push(waker.clone());
+                }
+                return Poll::Pending;
+            }
+            Some(Entry::Known { .. }) | None => {}
         }
         if entries.len() >= NAMES_MAX {
             forget_expired(&mut entries, engine.now());

@@ -15,7 +15,7 @@ use std::time::Duration;
 use slab::Slab;
 use sluice_bridge::{Command, Door, DoorPlan, Notice, Records, Retired, Snapshot, WorkerPort};
 use sluice_engine::{Engine, Instant};
-use sluice_policy::{Proof, UnixSeconds};
+use sluice_policy::{Proof, Reason, UnixSeconds, Verdict};
 use sluice_telemetry::{Counter, Family, Gauge, WorkerMetrics, access_log};
 use tokio::sync::mpsc;
 
@@ -222,8 +222,7 @@ impl<E: Engine> Worker<E> {
     /// Closes idle upstream connections that are too old or closed by the origin.
     fn sweep_pool(&self) {
         let idle_max = Duration::from_millis(self.snapshot().limits.upstream_keepalive_timeout_ms);
-        let closed = self.pool.sweep(self.engine.now(), idle_max, |_, _| true);
-        self.metrics.add(Counter::UpstreamPoolEvictions, closed as u64);
+        self.pool.sweep(self.engine.now(), idle_max, |_, _| true);
     }
 
     /// Adds what live tunnels moved to their series, so that long flows are seen before they end.
@@ -243,8 +242,6 @@ impl<E: Engine> Worker<E> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.set(Gauge::UpstreamPoolIdle, gauge(self.pool.len()));
         self.metrics.set(Gauge::SplicedDirections, gauge(stats.splicing));
-        let records = self.metrics.series(Family::QueueLength, &["records"]);
-        self.metrics.set_to(records, gauge(self.records.borrow().len()));
         let told = self.promotions_told.replace(stats.splice_promotions);
         self.metrics.add(Counter::RelaySplicePromotions, stats.splice_promotions - told);
     }
@@ -418,4 +415,9 @@ async fn wait_for_end<E: Engine>(worker: &Worker<E>, until: Instant) -> u64 {
         worker.engine.sleep_until(worker.engine.now() + Duration::from_millis(10)).await;
     }
     worker.connections.borrow().len() as u64
+}
+
+/// A decision in which nothing was wanted: bytes that could not be read. Counted like the policy's own.
+pub(crate) fn count_unparsed<E: Engine>(worker: &Worker<E>, reason: Reason, protocol: &'static str) {
+    worker.metrics.decision(Verdict::Deny.as_str(), reason.as_str(), protocol);
 }

@@ -6,8 +6,8 @@ use sluice_bridge::Phase;
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::{HostBuf, Reason, parse_host};
 use sluice_proto::http1::{Framing, Method, RequestHead, Scheme, Target};
+use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
-use sluice_telemetry::{Counter, ResponseFlags};
 
 use super::answer::{self, Answer};
 use super::identity::{identify, request_id};
@@ -81,10 +81,7 @@ impl Request<'_> {
             let outcome = response::exchange(client, self, &reached.stream, record).await;
             match outcome {
                 // RFC 9110 §9.2.2: the origin may have closed an idle connection just when we used it.
-                Outcome::Unanswered if reached.reused && !fresh && self.may_be_sent_again() => {
-                    client.worker().metrics.add(Counter::UpstreamPoolRetries, 1);
-                    fresh = true;
-                }
+                Outcome::Unanswered if reached.reused && !fresh && self.may_be_sent_again() => fresh = true,
                 Outcome::Unanswered => {
                     record.flag(ResponseFlags::UC);
                     record.details("upstream_reset_before_response_started{connection_termination}");
@@ -186,13 +183,11 @@ impl Request<'_> {
             for dialled in &candidates {
                 let key = key(*dialled);
                 if let Some(stream) = client.worker().pool.take(&key) {
-                    client.worker().metrics.add(Counter::UpstreamPoolHits, 1);
                     connection.attach(&stream, *dialled);
                     return Ok(Acquired { stream, key, route, reused: true });
                 }
             }
         }
-        client.worker().metrics.add(Counter::UpstreamPoolMisses, 1);
         let reached = reach::dial_guarded(connection, &route, &candidates).await?;
         connection.phase.set(Phase::Http);
         Ok(Acquired { stream: reached.stream, key: key(reached.dialled), route, reused: false })

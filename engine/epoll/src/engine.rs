@@ -2,15 +2,15 @@
 //! move; `stream` and `relay` do.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
@@ -38,11 +38,18 @@ pub struct Config {
     pub pipes_max: usize,
     /// The capacity that a pipe is asked to have. Bytes.
     pub pipe_bytes: usize,
+    /// Never sleep in the kernel: lower latency for a whole core.
+    pub busy_poll: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { pool_buffers_max: POOL_BUFFERS_MAX, pipes_max: PIPES_MAX, pipe_bytes: PIPE_BYTES }
+        Self {
+            pool_buffers_max: POOL_BUFFERS_MAX,
+            pipes_max: PIPES_MAX,
+            pipe_bytes: PIPE_BYTES,
+            busy_poll: false,
+        }
     }
 }
 
@@ -57,6 +64,7 @@ pub struct EpollEngine {
 pub(crate) struct Shared {
     runtime: LocalRuntime,
     tasks: RefCell<Slab<AbortHandle>>,
+    busy_poll: bool,
     start: std::time::Instant,
     random: Random,
     turns: Arc<AtomicU64>,
@@ -98,6 +106,7 @@ impl EpollEngine {
             shared: Rc::new(Shared {
                 runtime,
                 tasks: RefCell::new(Slab::new()),
+                busy_poll: config.busy_poll,
                 start: std::time::Instant::now(),
                 random: Random::from_system(),
                 turns,
@@ -111,6 +120,14 @@ impl EpollEngine {
     /// Runs `future`, and beside it every task that is spawned, on this thread until `future` ends. Tasks that are left
     /// then are dropped.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        if self.shared.busy_poll {
+            self.spawn(async {
+                // Always ready again behind everything else, so that the runtime looks at epoll without waiting.
+                loop {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
         let output = self.shared.runtime.block_on(future);
         self.drop_tasks();
         output
@@ -141,13 +158,28 @@ impl Shared {
     }
 }
 
-/// Takes a task out of the table when it ends, however it ends.
-struct Entry {
+/// A task that takes itself out of the table when it ends, however it ends. The future is boxed, because an async
+/// block around it would hold it twice.
+struct Task<F> {
     shared: Rc<Shared>,
     key: usize,
+    future: Pin<Box<F>>,
 }
 
-impl Drop for Entry {
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let future = self.future.as_mut();
+        // After a panic the future is only dropped, so that what it left half done is not seen by itself again.
+        catch_unwind(AssertUnwindSafe(|| future.poll(cx))).unwrap_or_else(|_panic| {
+            count(&self.shared.figures.tasks_panicked);
+            Poll::Ready(())
+        })
+    }
+}
+
+impl<F> Drop for Task<F> {
     fn drop(&mut self) {
         self.shared.tasks.borrow_mut().try_remove(self.key);
     }
@@ -178,22 +210,8 @@ impl Engine for EpollEngine {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         let mut tasks = self.shared.tasks.borrow_mut();
         let vacant = tasks.vacant_entry();
-        let entry = Entry { shared: Rc::clone(&self.shared), key: vacant.key() };
-        let handle = self.shared.runtime.spawn_local(async move {
-            let mut task = pin!(task);
-            let outcome = poll_fn(|cx| {
-                match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
-                    Ok(Poll::Pending) => Poll::Pending,
-                    Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-                    // The task is never polled again, only dropped, so that what it left half done is not seen.
-                    Err(panic) => Poll::Ready(Err(panic)),
-                }
-            })
-            .await;
-            if outcome.is_err() {
-                count(&entry.shared.figures.tasks_panicked);
-            }
-        });
+        let task = Task { shared: Rc::clone(&self.shared), key: vacant.key(), future: Box::pin(task) };
+        let handle = self.shared.runtime.spawn_local(task);
         vacant.insert(handle.abort_handle());
     }
 
@@ -225,7 +243,7 @@ impl Engine for EpollEngine {
         upstream: EpollStream,
         setup: RelaySetup,
     ) -> impl Future<Output = Report> + 'static {
-        Relay::new(Rc::clone(&self.shared), [downstream, upstream], setup)
+        Relay::new(&self.shared, [downstream, upstream], setup)
     }
 
     fn buffer(&self) -> Buffer {

@@ -20,8 +20,11 @@ use crate::pipe::Pipe;
 use crate::sleep::EpollSleep;
 use crate::stream::EpollStream;
 
-/// A running tunnel; the future gives its report. Dropped before that, it resets both sides.
-pub(crate) struct Relay {
+/// A running tunnel; the future gives its report. Dropped before that, it resets both sides. Boxed, so that a session
+/// that waits for it grows by a pointer.
+pub(crate) struct Relay(Box<Tunnel>);
+
+struct Tunnel {
     shared: Rc<Shared>,
     /// By [`Side::index`]. Gone when the tunnel has finished.
     streams: Option<[EpollStream; 2]>,
@@ -58,7 +61,13 @@ struct Timer {
 }
 
 impl Relay {
-    pub(crate) fn new(shared: Rc<Shared>, streams: [EpollStream; 2], setup: RelaySetup) -> Self {
+    pub(crate) fn new(shared: &Rc<Shared>, streams: [EpollStream; 2], setup: RelaySetup) -> Self {
+        Self(Box::new(Tunnel::new(Rc::clone(shared), streams, setup)))
+    }
+}
+
+impl Tunnel {
+    fn new(shared: Rc<Shared>, streams: [EpollStream; 2], setup: RelaySetup) -> Self {
         let machine = Machine::new(setup.settings, shared.now().as_millis());
         let start = Start {
             from_downstream_bytes: setup.from_downstream.as_deref().map_or(0, <[u8]>::len),
@@ -70,10 +79,10 @@ impl Relay {
         let ways = first
             .map(|first| Way { held: [first.filter(|buffer| !buffer.is_empty()), None], ..Way::default() });
         let streams = Some(streams);
-        let mut relay = Self { shared, streams, machine, counters: setup.counters, ways, timer: None };
-        let actions = relay.machine.start(start, &relay.counters);
-        relay.note(actions);
-        relay
+        let mut tunnel = Self { shared, streams, machine, counters: setup.counters, ways, timer: None };
+        let actions = tunnel.machine.start(start, &tunnel.counters);
+        tunnel.note(actions);
+        tunnel
     }
 
     /// Notes what is to be done; what needs no readiness is done at once.
@@ -285,46 +294,61 @@ fn bytes_of(input: Input) -> usize {
     }
 }
 
-impl Future for Relay {
-    type Output = Report;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
-        let relay = &mut *self;
-        let now = relay.shared.now();
-        if let Some(streams) = &relay.streams {
+impl Tunnel {
+    /// One turn: whatever can be done without waiting, up to a bound.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        let now = self.shared.now();
+        if let Some(streams) = &self.streams {
             let waker_is_new =
                 streams.iter().fold(false, |new, stream| stream.wake_on_abort(cx.waker()) | new);
             if waker_is_new {
-                relay.timer = None;
+                self.timer = None;
             }
             if streams.iter().any(EpollStream::is_aborted) {
-                relay.answer(Input::Abort, now);
+                self.answer(Input::Abort, now);
             }
         }
         let mut moved = 0;
-        loop {
-            let turn = Side::BOTH.map(|from| relay.advance(from, now, cx));
-            if relay.machine.end().is_some() {
-                return Poll::Ready(relay.machine.report());
-            }
+        while self.machine.end().is_none() {
+            let turn = Side::BOTH.map(|from| self.advance(from, now, cx));
             if turn == [None, None] {
-                relay.poll_timer(now, cx);
-                break;
+                self.poll_timer(now, cx);
+                return;
             }
             moved += turn.into_iter().flatten().sum::<usize>();
             if moved >= TURN_BYTES_MAX {
                 // Back to the end of the queue, behind the events that the kernel has by now. Only the registration
                 // of our waker is wanted, which the first poll does.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
-                return Poll::Pending;
+                return;
             }
         }
-        if relay.machine.end().is_some() { Poll::Ready(relay.machine.report()) } else { Poll::Pending }
     }
 }
 
-impl Drop for Relay {
+impl Future for Relay {
+    type Output = Report;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
+        let tunnel = &mut *self.0;
+        tunnel.poll(cx);
+        if tunnel.machine.end().is_some() { Poll::Ready(tunnel.machine.report()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Tunnel {
     fn drop(&mut self) {
         self.finish(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_is_small() {
+        assert!(size_of::<Tunnel>() <= 640, "{} bytes", size_of::<Tunnel>());
+        assert_eq!(size_of::<Relay>(), size_of::<usize>());
     }
 }

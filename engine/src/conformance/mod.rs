@@ -171,6 +171,7 @@ macro_rules! engine_conformance {
             relays::what_came_before_the_relay_goes_first,
             relays::a_side_that_ended_before_the_relay_is_passed_on,
             relays::nothing_moves_until_the_idle_timeout,
+            relays::a_relay_that_changes_tasks_keeps_its_timer,
             relays::a_half_closed_tunnel_ends_at_its_own_timeout,
             relays::a_dropped_relay_resets_both_sides,
             relays::a_tiny_pool_serves_many_tunnels,

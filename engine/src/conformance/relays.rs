@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -113,6 +114,34 @@ pub fn nothing_moves_until_the_idle_timeout<R: Rig>() {
     let settings = Settings { idle_timeout_ms: 100, ..Settings::default() };
     let outcome = tunnel::<R, _, _>(Tuning::default(), settings, read_to_reset, read_to_reset);
     assert_eq!((outcome.report.end, outcome.counted), (End::IdleTimeout, (0, 0)));
+}
+
+/// A relay that was polled in one task and goes on in another is woken there, by its timer as by its sockets.
+pub fn a_relay_that_changes_tasks_keeps_its_timer<R: Rig>() {
+    let settings = Settings { idle_timeout_ms: 100, ..Settings::default() };
+    let (_, _, report) = between::<R, _, _, _, _>(
+        Tuning::default(),
+        read_to_reset,
+        read_to_reset,
+        |engine, downstream, upstream| async move {
+            let setup = RelaySetup { settings, ..RelaySetup::default() };
+            let mut relay = Box::pin(engine.relay(downstream, upstream, setup));
+            std::future::poll_fn(|cx| {
+                assert!(relay.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            let (ended, report) = (Signal::default(), Rc::new(Cell::new(None)));
+            let (end, reported) = (ended.clone(), Rc::clone(&report));
+            engine.spawn(async move {
+                reported.set(Some(relay.await));
+                end.set();
+            });
+            ended.seen().await;
+            report.get().unwrap()
+        },
+    );
+    assert_eq!(report.end, End::IdleTimeout);
 }
 
 pub fn a_half_closed_tunnel_ends_at_its_own_timeout<R: Rig>() {
