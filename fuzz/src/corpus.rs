@@ -25,6 +25,22 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             [vec![255], hello("198.51.100.20", 1)].concat(),
             b"\x04\x80\x2e\x01\x03\x01\x00\x15".to_vec(),
         ],
+        // Choices: mode, hash seed, services, scopes, guard, identity, questions.
+        "decide" => vec![
+            vec![0, 7, 1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 2],
+            (0..=255).collect(),
+            (0..300).map(|index: u32| (index * 7 % 251) as u8).collect(),
+            (0..300).map(|index: u32| (index * index % 241) as u8).collect(),
+        ],
+        "host" => texts(&[
+            "AlLoWeD.TeSt.",
+            "_dmarc.r3---sn.xn--llowed-2fg.test",
+            "198.51.100.20",
+            "[::ffff:169.254.169.254]",
+            "[64:ff9b::a9fe:a9fe]",
+            "0x7f.1",
+            "2130706433",
+        ]),
         "relay_trace" => crate::relay_trace::seeds(),
         "request_head" => texts(REQUESTS),
         "response_head" => texts(RESPONSES),

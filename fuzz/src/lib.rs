@@ -7,6 +7,7 @@
 pub mod corpus;
 pub mod generate;
 mod http1;
+mod policy;
 mod relay_trace;
 mod tls;
 
@@ -19,6 +20,8 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("basic", http1::basic),
     ("chunked", http1::chunked),
     ("client_hello", tls::client_hello),
+    ("decide", policy::decide),
+    ("host", policy::host),
     ("relay_trace", relay_trace::body),
     ("request_head", http1::request_head),
     ("response_head", http1::response_head),

@@ -23,7 +23,8 @@ pub struct UnixSeconds(pub i64);
 pub struct Request<'a> {
     /// Who asks.
     pub source: Source<'a>,
-    /// What it asks for. An address here is judged as an original destination without a name.
+    /// What it asks for. An address here is judged as an original destination without a name: it, not `original`, is
+    /// then what may be dialled.
     pub host: Option<Host<'a>>,
     /// Where the client's packets were going before they were redirected. With a name it does not count.
     pub original: Option<SocketAddr>,
@@ -243,10 +244,7 @@ enum Word {
 
 impl Judge<'_> {
     fn is_live(&self, binding: &Binding) -> bool {
-        self.snapshot
-            .services
-            .get(binding.service as usize)
-            .is_some_and(|service| !service.is_expired(self.now))
+        self.snapshot.is_live(binding, self.now)
     }
 
     /// Several services on one host and port: any that denies denies, else any that allows allows.
@@ -334,7 +332,8 @@ impl Judge<'_> {
             (None, None) => (Reason::NotRegistered, None),
         };
         if reason == Reason::NotRegistered {
-            tracer.note(note::not_registered);
+            let has_name = matches!(self.request.host, Some(Host::Name(_)));
+            tracer.note(|| note::not_registered(has_name));
         }
         let (mode, scope) = self.snapshot.scopes.mode_of(self.request.source.proven());
         tracer.note(|| note::mode(self.snapshot, mode, scope, reason));

@@ -171,17 +171,30 @@ pub(crate) mod note {
     }
 
     pub(crate) fn expired(snapshot: &Snapshot, candidate: &Candidate<'_>, bindings: &[Binding]) -> Step {
-        let found =
-            format!("{} matches, but {} expired", pattern(snapshot, candidate), names(snapshot, bindings));
-        let step = Step::new("host", found);
-        match bindings.first().and_then(|first| snapshot.services.get(first.service as usize)) {
-            Some(service) => step.at(&service.origin).change(format!("set a later `expires` on {service}")),
-            None => step,
+        let pattern = pattern(snapshot, candidate);
+        match bindings {
+            [only] => match snapshot.services.get(only.service as usize) {
+                Some(service) => Step::new("host", format!("{pattern} matches, but {service} expired"))
+                    .at(&service.origin)
+                    .change(format!("set a later `expires` on {service}")),
+                None => Step::new("host", format!("{pattern} matches, but expired")),
+            },
+            _ => Step::new(
+                "host",
+                format!("{pattern} matches, but all expired: {}", names(snapshot, bindings)),
+            )
+            .change("set a later `expires` on one of them".into()),
         }
     }
 
-    pub(crate) fn not_registered() -> Step {
-        Step::new("host", "no service has it".into()).change("register it as a [[service]]".into())
+    pub(crate) fn not_registered(has_name: bool) -> Step {
+        let step = Step::new("host", "no service has it".into());
+        let change = if has_name {
+            "register it as a [[service]]"
+        } else {
+            "list it under the `addresses` of a [[service]]"
+        };
+        step.change(change.into())
     }
 
     pub(crate) fn no_such_service() -> Step {
@@ -241,11 +254,11 @@ pub(crate) mod note {
             1 => format!("{service} does not allow this source: its one selector names others"),
             _ => format!("{service} does not allow this source: none of its {selectors} selectors names it"),
         };
-        let selector = match source.proven() {
-            None => "{}".into(),
-            Some(identity) => crate::explain::selector_for(identity),
+        let change = match source.proven() {
+            None => "prove the source's identity, then name it in its `allow`".into(),
+            Some(identity) => format!("add {} to its `allow`", super::selector_for(identity)),
         };
-        Step::new("service", found).at(&service.origin).change(format!("add {selector} to its `allow`"))
+        Step::new("service", found).at(&service.origin).change(change)
     }
 
     pub(crate) fn mode(snapshot: &Snapshot, mode: Mode, scope: Option<ScopeId>, reason: Reason) -> Step {
@@ -276,7 +289,10 @@ pub(crate) mod note {
     }
 
     pub(crate) fn verdict(decision: &Decision) -> Step {
-        let mut found = format!("{}, {}", decision.verdict, decision.reason);
+        let mut found = decision.verdict.to_string();
+        if decision.verdict != Verdict::Passthrough {
+            push(&mut found, format_args!(", {}", decision.reason));
+        }
         if decision.verdict == Verdict::Passthrough || decision.shadow.reason != decision.reason {
             push(
                 &mut found,

@@ -171,15 +171,15 @@ impl Guard {
     fn is_own(&self, address: IpAddr, port: u16) -> bool {
         // Linux takes 0.0.0.0 and :: as "this host": loopback.
         let local =
-            address.is_unspecified() || address.is_loopback() || self.local_addresses.contains(&address);
+            || address.is_unspecified() || address.is_loopback() || self.local_addresses.contains(&address);
         self.own_listeners.iter().filter(|listener| listener.port() == port).any(|listener| {
             let bound = listener.ip().to_canonical();
             match bound {
                 _ if bound == address => true,
                 // A socket bound to :: takes IPv4 as well.
-                IpAddr::V6(any) if any.is_unspecified() => local,
+                IpAddr::V6(any) if any.is_unspecified() => local(),
                 IpAddr::V4(any) if any.is_unspecified() => {
-                    local && (address.is_ipv4() || address.is_unspecified())
+                    (address.is_ipv4() || address.is_unspecified()) && local()
                 }
                 _ => address.is_unspecified() && bound.is_loopback(),
             }

@@ -218,7 +218,7 @@ impl Builder {
         }
     }
 
-    /// Hangs a service on a name.
+    /// Hangs a service on a name. Services come by rising index.
     pub(crate) fn add_host(&mut self, service: u32, pattern: &HostPattern) -> Result<MatchId, Problem> {
         let (table, key, skip) = match pattern.suffix() {
             None => (&mut self.exact, pattern.as_str(), 0),
@@ -242,7 +242,7 @@ impl Builder {
         Ok(id)
     }
 
-    /// Hangs a service on an (unwrapped) range.
+    /// Hangs a service on an (unwrapped) range. Services come by rising index.
     pub(crate) fn add_range(&mut self, service: u32, range: Cidr) -> Result<MatchId, Problem> {
         let vacant = RangeEntry { id: MatchId { start: 0, len: 0 }, run: Run { first: END, count: 0 } };
         let entry = self.ranges.get_or_insert_with(range, || vacant);
@@ -260,14 +260,13 @@ impl Builder {
         layout.alone.resize(services.len(), None);
         let mut chain = Vec::new();
         let mut run_of = |last: u32, id: MatchId| {
+            // Services are added by rising index and a repeated one makes no link: the chain falls strictly.
             chain.clear();
             let mut at = last;
             while let Some(link) = self.links.get(at as usize) {
                 chain.push(link.service);
                 at = link.before;
             }
-            chain.sort_unstable();
-            chain.dedup();
             layout.run(&chain).unwrap_or_else(|too_many| {
                 let start = id.start as usize;
                 let host = self.text.get(start..start + usize::from(id.len)).unwrap_or_default().into();
@@ -308,7 +307,7 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// The run of these services (sorted, without doubles), or the limit that it breaks.
+    /// The run of these services (falling, without doubles), or the limit that it breaks.
     fn run(&mut self, chain: &[u32]) -> Result<Run, usize> {
         let known = match chain {
             [service] => self.alone[*service as usize],

@@ -7,7 +7,7 @@ use core::{net::IpAddr, ops::ControlFlow};
 use crate::{
     Host, Identity, MatchId, Mode, Scope, ScopeId, Service, ServiceId, UnixSeconds,
     guard::Guard,
-    registry::{Candidate, Registry},
+    registry::{Binding, Candidate, Registry},
     scope::Scopes,
     trie::Trie,
     unwrap_address,
@@ -89,26 +89,31 @@ impl Snapshot {
         (0..).map(ServiceId).zip(&self.services)
     }
 
-    /// Whether a canonical host falls under the rule of a service at a port: among the services that have
-    /// that port, it stands with the exact host, else the longest wildcard (for an address: the longest
-    /// prefix). Asked of inner names (SNI inside CONNECT, an authority inside TLS): sources and expiry do not
-    /// count, they were judged when the service was chosen.
-    pub fn covers(&self, service: ServiceId, host: Host<'_>, port: u16) -> bool {
+    /// Whether a canonical host falls under the rule of a service at a port: among the live services that have that
+    /// port, it stands with the exact host, else the longest wildcard (for an address: the longest prefix). Asked of
+    /// inner names (SNI inside CONNECT, an authority inside TLS); sources were judged when the service was chosen.
+    pub fn covers(&self, service: ServiceId, host: Host<'_>, port: u16, now: UnixSeconds) -> bool {
         let mut covered = false;
-        let look = |candidate: Candidate<'_>| match candidate.at_port(port) {
-            [] => ControlFlow::Continue(()),
-            bindings => {
-                covered = bindings.iter().any(|binding| binding.service == service.0);
-                ControlFlow::Break(())
+        let look = |candidate: Candidate<'_>| {
+            let bindings = candidate.at_port(port);
+            if !bindings.iter().any(|binding| self.is_live(binding, now)) {
+                return ControlFlow::Continue(());
             }
+            let own = |binding: &Binding| binding.service == service.0 && self.is_live(binding, now);
+            covered = bindings.iter().any(own);
+            ControlFlow::Break(())
         };
         match host {
             Host::Name(name) => self.registry.by_name(name, look),
             Host::Address(address) => {
-                self.registry.by_address(unwrap_address(address, &self.guard.nat64), look)
+                self.registry.by_address(unwrap_address(address, &self.guard.nat64), look);
             }
         }
         covered
+    }
+
+    pub(crate) fn is_live(&self, binding: &Binding, now: UnixSeconds) -> bool {
+        self.services.get(binding.service as usize).is_some_and(|service| !service.is_expired(now))
     }
 
     /// Whether an address lies in the `addresses` of a service (not in its endpoints).

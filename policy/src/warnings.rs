@@ -1,14 +1,14 @@
 //! What `check` should say of a policy that compiles and yet may not mean what was meant. It must not resolve
 //! names.
 
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
 use core::{fmt, net::SocketAddr};
 
 use crate::{
     Cidr, EndpointAddress, Origin, Resolution, Service, ServiceId, Snapshot, UnixSeconds,
     guard::{CLASSES, GuardClass},
     limits::WARNINGS_MAX,
-    registry::{Binding, Candidate},
+    registry::Candidate,
 };
 
 /// What may be wrong.
@@ -54,12 +54,16 @@ impl Snapshot {
     /// Names are not resolved here: ask [`Snapshot::guard`] about each address that a registered name has.
     pub fn warnings(&self, now: UnixSeconds) -> Vec<Warning> {
         let mut warnings = Warnings(Vec::new());
+        let mut merges = BTreeMap::new();
         let mut reachable = vec![false; self.services.len()];
         for candidate in self.registry.candidates() {
             for binding in candidate.bindings {
                 reachable[binding.service as usize] = true;
             }
-            self.warn_of_merges(&candidate, &mut warnings);
+            self.find_merges(&candidate, &mut merges);
+        }
+        for ((one, other), merge) in merges {
+            self.warn_of_merge(one, other, &merge, &mut warnings);
         }
         for ((id, service), reachable) in self.services().zip(reachable) {
             self.warn_of_service(id, service, reachable, now, &mut warnings);
@@ -75,23 +79,36 @@ impl Snapshot {
         warnings.0
     }
 
-    fn warn_of_merges(&self, candidate: &Candidate<'_>, warnings: &mut Warnings) {
-        let service = |binding: &Binding| self.services.get(binding.service as usize);
+    /// Services that share a port of this host and differ: each pair is told once, however many hosts it shares.
+    fn find_merges<'s>(&'s self, candidate: &Candidate<'s>, merges: &mut BTreeMap<(u32, u32), Merge<'s>>) {
+        let host = candidate.matched.map(|id| self.registry.text(id)).unwrap_or_default();
         for shared in candidate.bindings.chunk_by(|a, b| a.port == b.port) {
-            let Some((first, others)) = shared.split_first() else { continue };
-            let Some((first, other)) = service(first)
-                .and_then(|a| others.iter().filter_map(service).find(|b| differ(a, b)).map(|b| (a, b)))
-            else {
-                continue;
-            };
-            let host = candidate.matched.map(|id| self.registry.text(id)).unwrap_or_default();
-            let port = shared[0].port;
-            let text = format!(
-                "{host} port {port} is in {first} and in {other}, which differ: any `deny` denies, else any `allow` allows, \
-                 and the first that allows (by namespace/name) says how it is dialled"
-            );
-            warnings.push(WarningKind::Merged, text, &[&first.origin, &other.origin]);
+            let [first, others @ ..] = shared else { continue };
+            for other in others {
+                let (a, b) = (&self.services[first.service as usize], &self.services[other.service as usize]);
+                if differ(a, b) {
+                    let place = (host, first.port);
+                    let merge =
+                        merges.entry((first.service, other.service)).or_insert(Merge { place, places: 0 });
+                    merge.place = merge.place.min(place);
+                    merge.places += 1;
+                }
+            }
         }
+    }
+
+    fn warn_of_merge(&self, one: u32, other: u32, merge: &Merge<'_>, warnings: &mut Warnings) {
+        let (one, other) = (&self.services[one as usize], &self.services[other as usize]);
+        let (host, port) = merge.place;
+        let more = match merge.places - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let text = format!(
+            "{host} port {port}{more} is in {one} and in {other}, which differ: any `deny` denies, else any `allow` \
+             allows, and the first that allows (by namespace/name) says how it is dialled"
+        );
+        warnings.push(WarningKind::Merged, text, &[&one.origin, &other.origin]);
     }
 
     fn warn_of_service(
@@ -163,6 +180,13 @@ impl Snapshot {
 fn differ(a: &Service, b: &Service) -> bool {
     (a.allow(), a.deny(), a.require_proof, a.resolution, &a.endpoints, a.source_address)
         != (b.allow(), b.deny(), b.require_proof, b.resolution, &b.endpoints, b.source_address)
+}
+
+/// What two services share.
+struct Merge<'s> {
+    /// The first host and port, in order of their text.
+    place: (&'s str, u16),
+    places: usize,
 }
 
 struct Warnings(Vec<Warning>);

@@ -124,7 +124,7 @@ fn dial_port_is_the_endpoints_own_else_the_target_port_else_the_number() {
 
 #[test]
 fn warnings_name_what_may_not_mean_what_was_meant() {
-    let mut merged = service("default/merged", &["shared.test"], &[443]);
+    let mut merged = service("default/merged", &["shared.test", "*.shared.test"], &[443]);
     merged.allow = Some(vec![]);
     let mut expired = service("default/expired", &["old.test"], &[443]);
     expired.expires = Some(NOW);
@@ -140,7 +140,7 @@ fn warnings_name_what_may_not_mean_what_was_meant() {
         weight: 1,
     }];
     let shared = [
-        service("default/plain", &["shared.test"], &[443]),
+        service("default/plain", &["shared.test", "*.shared.test"], &[443]),
         service("default/same", &["shared.test"], &[443]),
     ];
     let mut services = vec![merged, expired, fixed, broad, own];
@@ -157,6 +157,7 @@ fn warnings_name_what_may_not_mean_what_was_meant() {
         kinds,
         [
             (WarningKind::Merged, 1),
+            (WarningKind::Merged, 1),
             (WarningKind::Expired, 2),
             (WarningKind::Unreachable, 3),
             (WarningKind::NothingToDial, 3),
@@ -166,6 +167,11 @@ fn warnings_name_what_may_not_mean_what_was_meant() {
             (WarningKind::GuardRefuses, 5),
         ],
         "{warnings:#?}"
+    );
+    assert!(
+        warnings[0].to_string().starts_with("*.shared.test port 443 (and 1 more) is in default/merged"),
+        "{}",
+        warnings[0]
     );
     assert!(warnings[0].to_string().ends_with("sluice.toml:1 and sluice.toml:6"), "{}", warnings[0]);
     assert!(registry_only(vec![service("default/a", &["a.test"], &[])]).warnings(NOW).is_empty());

@@ -64,7 +64,7 @@ fn the_scope_that_counts_and_the_shadow_are_shown() {
         text.ends_with(
             "mode         allow_any, by the scope of { namespace = \"sandbox\" }; \
              registry_only would deny: not_registered  [sluice.toml:3]\n\
-             verdict      passthrough, passthrough (registry_only: deny, not_registered)"
+             verdict      passthrough (registry_only: deny, not_registered)"
         ),
         "{text}"
     );
@@ -93,6 +93,8 @@ fn every_reason_of_a_decision_has_a_trail_that_ends_in_it() {
         (to("denying.test", 443), "default/denying denies this source: deny = [… {} …]"),
         (to("closed.test", 443), "default/closed allows nobody: allow = []"),
         (to("strict.test", 443), "default/strict requires proof by certificate, this source has none"),
+        (to("closed.test", 443), "prove the source's identity, then name it in its `allow`"),
+        (to_original("192.0.2.1", 443), "list it under the `addresses` of a [[service]]"),
         (to("closed.test", 0), "port 0 is no port"),
         (
             Request { original: None, ..to_original("192.0.2.1", 1) },

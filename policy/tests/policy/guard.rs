@@ -91,6 +91,21 @@ fn guard_allow_opens_private_ranges() {
 }
 
 #[test]
+fn ranges_written_behind_a_nat64_prefix_of_64_bits_leave_out_octet_8() {
+    let guard = GuardInput {
+        // 10.1.0.0/16: 64 bits of prefix, 8 of zero, 16 of the address.
+        allow: vec![cidr("2001:db8:122:344:a:100::/88")],
+        nat64: vec![cidr("2001:db8:122:344::/64")],
+        ..GuardInput::default()
+    };
+    let snapshot = guarded(guard, vec![]);
+    assert_eq!(class(&snapshot, "10.1.2.3"), None);
+    assert_eq!(class(&snapshot, "2001:db8:122:344:a:102:300::"), None);
+    assert_eq!(class(&snapshot, "10.2.0.1"), Some(GuardClass::Private));
+    assert_eq!(class(&snapshot, "10.0.255.255"), Some(GuardClass::Private));
+}
+
+#[test]
 fn strict_classes_open_only_to_a_range_that_lies_within_them() {
     let broad = allowing(&[
         "0.0.0.0/0",

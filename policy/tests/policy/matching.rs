@@ -362,11 +362,20 @@ fn a_service_covers_the_names_that_its_rule_would_match() {
         ("wide.test", 443, false, false),
         ("a.wide.test", 80, false, false),
     ] {
-        let covers = |service| snapshot.covers(id(service), Host::Name(name), port);
+        let covers = |service| snapshot.covers(id(service), Host::Name(name), port, NOW);
         assert_eq!((covers("wide"), covers("narrow")), (wide, narrow), "{name}:{port}");
     }
-    let covers = |address| snapshot.covers(id("wide"), Host::Address(ip(address)), 443);
+    let covers = |address| snapshot.covers(id("wide"), Host::Address(ip(address)), 443, NOW);
     assert_eq!((covers("198.51.100.6"), covers("198.51.100.7")), (true, false));
+    // An expired rule does not stand before a wider one.
+    let mut old = service("default/old", &["own.wide.test"], &[443]);
+    old.expires = Some(NOW);
+    let with_old = registry_only(vec![service("default/wide", &["*.wide.test"], &[443]), old]);
+    let covers = |name| {
+        let id = with_old.service_by_name("default", name).expect("a service");
+        with_old.covers(id, Host::Name("own.wide.test"), 443, NOW)
+    };
+    assert_eq!((covers("wide"), covers("old")), (true, false));
     let named = |address| snapshot.names_address(id("wide"), ip(address));
     assert_eq!(
         (named("198.51.100.7"), named("::ffff:198.51.100.6"), named("198.51.101.1")),

@@ -30,6 +30,9 @@ fn fields_of_a_selector_are_anded() {
         ("namespace=other, workload=idgen", false),
         ("principal=spiffe://cluster.local/ns/default/sa/idgen", true),
         ("service_account=idgen, app=idgen", true),
+        ("app=other", false),
+        ("service_account=other", false),
+        ("principal=spiffe://cluster.local/ns/default/sa/other", false),
     ] {
         assert_eq!(selector(text).matches(Some(&idgen)), expected, "{text}");
     }
