@@ -151,6 +151,8 @@ impl Engine for UringEngine {
         upstream: Stream,
         setup: RelaySetup,
     ) -> impl Future<Output = Report> + 'static {
+        let ours = |stream: &Stream| Rc::ptr_eq(stream.core(), &self.core);
+        assert!(ours(&downstream) && ours(&upstream), "a relay's streams are its engine's own");
         relay::Relay::start(Rc::clone(&self.core), downstream.into_key(), upstream.into_key(), setup)
     }
 

@@ -103,21 +103,29 @@ impl Ring {
                 let timeout = Timespec::from(wait);
                 self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
             }
+            _ if self.is_quiet() => Ok(0),
             _ => self.ring.submitter().submit(),
         };
         match result {
             Ok(_) => Ok(()),
-            // The time is up; a signal; the kernel is short of memory or wants its completions reaped first.
+            // The time is up; a signal; the kernel is short of memory, wants its completions reaped first, or tells of
+            // one that it dropped, which `completions_lost` counts.
             Err(error)
                 if matches!(
                     error.raw_os_error(),
-                    Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY)
+                    Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::EBADR)
                 ) =>
             {
                 Ok(())
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Nothing is queued, and the kernel has nothing to run or to flush for us: a system call would do nothing.
+    fn is_quiet(&mut self) -> bool {
+        let queue = self.ring.submission();
+        queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
     }
 
     /// Appends all completions that are there.

@@ -139,7 +139,7 @@ impl Io {
         for _ in 0..count {
             let Some(key) = self.starved.pop_front() else { break };
             let waits = |socket: &crate::socket::Socket| {
-                matches!(socket.receive, Receive::Starved) && !socket.released
+                matches!(socket.receive, Receive::Starved) && !socket.released && !socket.aborted
             };
             if self.sockets.get(key).is_some_and(waits) {
                 self.arm_receive(key);
@@ -215,6 +215,8 @@ impl Io {
             ..0 if interrupted => None,
             ..0 => Some(io::Error::from_raw_os_error(-result)),
             0 => Some(io::ErrorKind::WriteZero.into()),
+            // Cut short by the abort's cancellation: the rest is not to be sent.
+            _ if socket.aborted => Some(aborted()),
             _ => None,
         };
         if socket.released {

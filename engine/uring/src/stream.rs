@@ -64,6 +64,10 @@ impl Stream {
         Self { handle, peer, local: OnceCell::new() }
     }
 
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        self.handle.core()
+    }
+
     pub(crate) fn into_key(self) -> Key {
         self.handle.into_key()
     }

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use sluice_engine::{Buffer, Engine, Listener, RelaySetup, Stream};
+use sluice_engine::{Abort, Buffer, Engine, Listener, RelaySetup, Stream};
 use sluice_engine_uring::{Config, UringEngine};
 
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -156,6 +156,35 @@ fn a_send_that_a_drop_cuts_short_is_no_orderly_end() {
     });
 }
 
+/// The abort's cancellation finds the send half done: what is left must not be sent after all.
+fn an_aborted_send_does_not_go_on() {
+    const SENT_BYTES: usize = 64 * 1024 * 1024;
+    let engine = engine();
+    engine.block_on(async {
+        let listener = engine.listen(ANYWHERE, None).unwrap();
+        let mut peer = TcpStream::connect(listener.local_address()).unwrap();
+        let stream = listener.accept().await.unwrap();
+        stream.start_send(Buffer::from(vec![7; SENT_BYTES]));
+        turns(&engine).await;
+        stream.abort_handle().abort();
+        let error = poll_fn(|cx| stream.poll_sent(cx)).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+        turns(&engine).await;
+        // The stream is still there: whoever reads now gets what had been sent, and then nothing more.
+        peer.set_nonblocking(true).unwrap();
+        let (mut taken, mut chunk, mut quiet) = (0, vec![0; 1 << 20], 0);
+        while quiet < 20 {
+            match peer.read(&mut chunk) {
+                Ok(count) => (taken, quiet) = (taken + count, 0),
+                Err(_) => quiet += 1,
+            }
+            turns(&engine).await;
+        }
+        assert!(taken < SENT_BYTES / 2, "{taken} bytes were sent");
+        drop(stream);
+    });
+}
+
 fn an_engine_that_never_ran_leaves_nothing() {
     let before = descriptors();
     let engine = engine();
@@ -170,5 +199,6 @@ fn nothing_is_left_behind() {
     streams_that_outlive_the_loop_are_closed_with_the_engine();
     an_abandoned_connect_is_closed();
     a_send_that_a_drop_cuts_short_is_no_orderly_end();
+    an_aborted_send_does_not_go_on();
     an_engine_that_never_ran_leaves_nothing();
 }
