@@ -1,8 +1,9 @@
 //! Fuzz bodies in one table: each takes any bytes and panics where a promise is broken.
 //!
 //! The same bodies run under cargo-fuzz (`cargo +nightly fuzz run client_hello`), as bounded seeded tests on stable
-//! (`tests/smoke.rs`), and on single files (`cargo run -p sluice-fuzz --bin client_hello -- FILE…`). To add one: a body,
-//! a line in [`TARGETS`], seeds in [`corpus`], a program in `fuzz_targets/`.
+//! (`tests/smoke.rs`), and on single files (`cargo run -p sluice-fuzz --bin client_hello -- FILE…`). The program
+//! `seeds` writes the seeds to where cargo-fuzz finds them. To add a target: a body, a line in [`TARGETS`], seeds in
+//! [`corpus`], a program in `fuzz_targets/` and its entry in `Cargo.toml`.
 
 pub mod corpus;
 pub mod generate;
