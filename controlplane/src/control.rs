@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sluice_bridge::{Command, Door, Notice};
 use sluice_config::{Plan, Source};
@@ -25,7 +25,7 @@ use crate::records::Records;
 use crate::reload::{self, Basis, MakeLogWriter, Prepared, ReloadError};
 use crate::signals::Order;
 use crate::status::{Current, Phase, Status};
-use crate::watch::Watcher;
+use crate::watch::{self, Watcher};
 
 /// How the control task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,6 @@ impl Control {
         orders: &mut mpsc::Receiver<Order>,
         notices: &mut mpsc::Receiver<Heard>,
     ) -> Ending {
-        self.watch();
         loop {
             let draining = self.drain_until.is_some();
             let until = self.drain_until.unwrap_or_else(|| self.expiry_check());
@@ -332,6 +331,14 @@ impl Control {
             old.abort();
         }
         self.prometheus = listener.and_then(|listener| serve_prometheus(listener, &self.status));
+    }
+
+    /// Watches the files of the first configuration, and makes up for what changed since it was loaded.
+    pub(crate) fn watch_first(&mut self, loaded_at: SystemTime) {
+        self.watch();
+        if watch::changed_since(&self.status.current().plan.files, loaded_at) {
+            self.reload("a change during the start");
+        }
     }
 
     fn watch(&mut self) {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sluice_bridge::{Command, ControlPort, DnsQuestion, Notice, RecordQueue, Snapshot};
 use sluice_config::{Plan, Source};
@@ -77,6 +77,8 @@ pub struct Setup {
     pub plan: Plan,
     /// How it was loaded, to load it again.
     pub source: Source,
+    /// When it was loaded: files that have changed since are read again.
+    pub loaded_at: SystemTime,
     /// Bound for as many workers as there are ports.
     pub listeners: Listeners,
     /// Control's ends of the workers.
@@ -179,6 +181,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
     let Setup {
         plan,
         source,
+        loaded_at,
         listeners,
         ports,
         registry,
@@ -208,7 +211,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
         let _inside = runtime.enter();
         signals::listen(orders.clone()).map_err(StartError::System)?;
     }
-    let parts = Parts { status, source, descriptors, records, make_writer, counts, registry, resolv_conf };
+    let parts = Parts { status, source, loaded_at, descriptors, records, make_writer, counts, registry, resolv_conf };
     let thread = Builder::new()
         .name("control".into())
         .spawn(move || {
@@ -230,6 +233,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
 struct Parts {
     status: Arc<Status>,
     source: Source,
+    loaded_at: SystemTime,
     descriptors: u64,
     records: Records,
     make_writer: MakeLogWriter,
@@ -286,6 +290,7 @@ async fn run(
         drain_until: None,
         cut: 0,
     };
+    control.watch_first(parts.loaded_at);
     control.publish_first(&current, bound).await;
     drop(current);
     control.run(orders, notice_queue).await

@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
@@ -25,6 +27,15 @@ pub(crate) struct Watcher {
     events: EventStream<Vec<u8>>,
     directories: BTreeMap<PathBuf, WatchDescriptor>,
     names: HashMap<WatchDescriptor, BTreeSet<OsString>>,
+    /// A change was seen and is coming to rest.
+    rest: Option<Rest>,
+}
+
+/// When a change counts as over: after quiet, and at the latest.
+#[derive(Clone, Copy)]
+struct Rest {
+    until: Instant,
+    latest: Instant,
 }
 
 impl Watcher {
@@ -34,7 +45,7 @@ impl Watcher {
     /// As inotify_init1(2): the limit of instances or descriptors.
     pub(crate) fn new() -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream(vec![0; EVENT_BYTES])?;
-        Ok(Self { events, directories: BTreeMap::new(), names: HashMap::new() })
+        Ok(Self { events, directories: BTreeMap::new(), names: HashMap::new(), rest: None })
     }
 
     /// Watches these files from now on, whether they exist or not, and no others. A directory that cannot be
@@ -65,20 +76,31 @@ impl Watcher {
         }
     }
 
-    /// Waits for a change of a watched file and then for quiet.
+    /// Waits for a change of a watched file and then for quiet. Safe to drop and call again: nothing is forgotten.
     ///
     /// # Errors
     /// As read(2) on the inotify descriptor.
     pub(crate) async fn changed(&mut self) -> io::Result<()> {
-        while !self.next().await? {}
         let quiet = Duration::from_millis(RELOAD_QUIET_MS);
-        let latest = Instant::now() + Duration::from_millis(RELOAD_QUIET_TOTAL_MS);
-        let mut until = Instant::now() + quiet;
         loop {
+            let Some(rest) = self.rest else {
+                if self.next().await? {
+                    let now = Instant::now();
+                    let latest = now + Duration::from_millis(RELOAD_QUIET_TOTAL_MS);
+                    self.rest = Some(Rest { until: now + quiet, latest });
+                }
+                continue;
+            };
             tokio::select! {
                 biased;
-                changed = self.next() => if changed? { until = latest.min(Instant::now() + quiet) },
-                () = tokio::time::sleep_until(until) => return Ok(()),
+                changed = self.next() => if changed? {
+                    let until = rest.latest.min(Instant::now() + quiet);
+                    self.rest = Some(Rest { until, ..rest });
+                },
+                () = tokio::time::sleep_until(rest.until) => {
+                    self.rest = None;
+                    return Ok(());
+                }
             }
         }
     }
@@ -91,6 +113,17 @@ impl Watcher {
             self.names.get(&event.wd).zip(event.name).is_some_and(|(names, name)| names.contains(&name));
         Ok(watched || event.mask.contains(EventMask::Q_OVERFLOW))
     }
+}
+
+/// Whether a file has changed since `then`: for what happened before it was watched.
+pub(crate) fn changed_since(files: &[PathBuf], then: SystemTime) -> bool {
+    let then = then.duration_since(UNIX_EPOCH).map_or(i128::MAX, |since| since.as_nanos().cast_signed());
+    files.iter().any(|file| {
+        // The status change: a rename brings its own, a modification time may be older than the file's arrival.
+        let seen = |data: Metadata| i128::from(data.ctime()) * 1_000_000_000 + i128::from(data.ctime_nsec());
+        let changed = |data: io::Result<Metadata>| data.is_ok_and(|data| seen(data) > then);
+        changed(file.metadata()) || changed(file.symlink_metadata())
+    })
 }
 
 /// Each directory to watch with the names that matter there: the file's own place and, where the file is a link, the
@@ -138,6 +171,30 @@ mod tests {
         fs::write(folder.path().join("new"), "b").expect("write");
         fs::rename(folder.path().join("new"), &file).expect("rename");
         assert!(noticed(&mut watcher).await);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_forgets_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("sluice.toml");
+        let mut watcher = Watcher::new().expect("inotify");
+        watcher.set(std::slice::from_ref(&file));
+        fs::write(&file, "a").expect("write");
+        for _ in 0..3 {
+            let wait = tokio::time::timeout(Duration::from_millis(RELOAD_QUIET_MS / 10), watcher.changed());
+            assert!(wait.await.is_err(), "not yet quiet");
+        }
+        assert!(noticed(&mut watcher).await);
+    }
+
+    #[test]
+    fn what_changed_before_it_was_watched_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("sluice.toml");
+        fs::write(&file, "a").expect("write");
+        let hour = Duration::from_secs(3600);
+        assert!(changed_since(std::slice::from_ref(&file), SystemTime::now() - hour));
+        assert!(!changed_since(&[file], SystemTime::now() + hour));
     }
 
     #[tokio::test]

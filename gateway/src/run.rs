@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use sluice_bridge::limits::Bounds;
 use sluice_config::{AccessLog, Plan, Source};
@@ -38,6 +39,7 @@ fn failure(exit: Exit, what: impl ToString) -> Failure {
 }
 
 fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
+    let loaded_at = SystemTime::now();
     let loaded = sluice_config::load(source).map_err(|refused| {
         check::print_report(&refused);
         failure(Exit::Usage, "the configuration is refused")
@@ -62,6 +64,7 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
     let setup = Setup {
         plan: plan.clone(),
         source: source.clone(),
+        loaded_at,
         listeners,
         ports,
         registry: registry.clone(),
