@@ -262,9 +262,6 @@ impl Control {
         for key in &diff.needs_restart {
             tracing::warn!(key, "changed; it takes effect after a restart");
         }
-        if diff.telemetry {
-            tracing::warn!(key = "telemetry", "changed; it takes effect after a restart");
-        }
         let (plan, snapshot) = (Arc::new(plan), Arc::new(snapshot));
         self.tell_all(|| Command::Snapshot(Arc::clone(&snapshot))).await?;
         for (configured, listeners) in bound {

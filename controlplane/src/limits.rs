@@ -44,7 +44,9 @@ pub const DOOR_BACKLOG: i32 = 4096;
 
 /// How long the records thread sleeps when no record waits, in milliseconds; lines are visible within a second.
 pub const RECORDS_IDLE_MS: u64 = 50;
-/// Records formatted between two writes.
+/// How long it sleeps while records arrive: long enough for a batch, short enough for no queue to fill, in milliseconds.
+pub const RECORDS_BUSY_MS: u64 = 5;
+/// Records taken from one queue at a time.
 pub const RECORDS_BATCH_MAX: usize = 1024;
 /// Bytes of formatted lines handed over at once.
 pub const RECORDS_BATCH_BYTES_MAX: usize = 256 * 1024;

@@ -13,7 +13,9 @@ use sluice_config::AccessLogFormat;
 use sluice_telemetry::access_log::{self, Entry};
 
 use crate::backlog::{Backlog, BacklogEnd, Batch, LogStats, Taken, backlog};
-use crate::limits::{LOG_BACKLOG_BYTES_MAX, RECORDS_BATCH_BYTES_MAX, RECORDS_BATCH_MAX, RECORDS_IDLE_MS};
+use crate::limits::{
+    LOG_BACKLOG_BYTES_MAX, RECORDS_BATCH_BYTES_MAX, RECORDS_BATCH_MAX, RECORDS_BUSY_MS, RECORDS_IDLE_MS,
+};
 
 /// Where access-log lines go. Implementations never block in [`write`](Self::write): they have a thread and a bounded
 /// backlog of their own.
@@ -129,14 +131,19 @@ impl State {
         loop {
             let moved = self.drain();
             self.count();
+            // Few records are better waited for than fetched one by one.
+            let pause = Duration::from_millis(match moved {
+                0 => RECORDS_IDLE_MS,
+                1..RECORDS_BATCH_MAX => RECORDS_BUSY_MS,
+                _ => 0,
+            });
             let order = match deadline {
-                None if moved => inbox.try_recv().ok(),
-                None => match inbox.recv_timeout(idle) {
+                None => match inbox.recv_timeout(pause) {
                     Ok(order) => Some(order),
                     Err(mpsc::RecvTimeoutError::Timeout) => None,
                     Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 },
-                Some(_) if moved => None,
+                Some(_) if moved > 0 => None,
                 Some(deadline) => {
                     let ended = self.queues.iter().all(RecordQueue::is_finished);
                     if ended || Instant::now() >= deadline {
@@ -156,16 +163,16 @@ impl State {
         }
     }
 
-    /// Formats what waits, a bounded share of each queue in turn; whether there was anything.
-    fn drain(&mut self) -> bool {
+    /// Formats what waits, a bounded share of each queue in turn, and says how much that was.
+    fn drain(&mut self) -> usize {
         let mut batch = Batch::default();
-        let mut moved = false;
+        let mut moved = 0;
         for queue in &mut self.queues {
             for _ in 0..RECORDS_BATCH_MAX {
                 let Some(entry) = queue.pop() else { break };
                 format(self.format, &entry, &mut batch.bytes);
                 batch.lines += 1;
-                moved = true;
+                moved += 1;
                 if batch.bytes.len() >= RECORDS_BATCH_BYTES_MAX {
                     self.writer.write(std::mem::take(&mut batch));
                 }

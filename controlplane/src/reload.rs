@@ -94,11 +94,18 @@ pub(crate) async fn prepare(
     let source = Source { now: crate::clock::now(), ..basis.source.clone() };
     let loaded = heavy.run(move || sluice_config::load(&source)).await??;
     let (mut plan, warnings) = (loaded.plan, loaded.warnings);
-    let diff = sluice_config::diff(&basis.plan, &plan);
+    let mut diff = sluice_config::diff(&basis.plan, &plan);
     // Read at start only: kept as they are, so that the next reload still says that a restart is due.
     plan.dataplane = basis.plan.dataplane.clone();
     plan.admin = basis.plan.admin.clone();
     plan.telemetry = basis.plan.telemetry.clone();
+    let percent = basis.plan.limits.connections_percent_max;
+    if std::mem::replace(&mut plan.limits.connections_percent_max, percent) != percent {
+        diff.needs_restart.push("limits.connections_percent_max");
+    }
+    if diff.telemetry {
+        diff.needs_restart.push("telemetry");
+    }
 
     let all: Vec<SocketAddr> = plan.doors.iter().map(|door| door.bind).collect();
     let mut doors = basis.doors.clone();

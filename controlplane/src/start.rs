@@ -211,7 +211,8 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
         let _inside = runtime.enter();
         signals::listen(orders.clone()).map_err(StartError::System)?;
     }
-    let parts = Parts { status, source, loaded_at, descriptors, records, make_writer, counts, registry, resolv_conf };
+    let parts =
+        Parts { status, source, loaded_at, descriptors, records, make_writer, counts, registry, resolv_conf };
     let thread = Builder::new()
         .name("control".into())
         .spawn(move || {

@@ -232,7 +232,9 @@ fn a_bad_file_keeps_the_last_good_configuration() {
     let door = free();
     let mut rig = Rig::start(&config("registry_only", &[door], ""));
     rig.adopt_first();
-    for (failures, bad) in ["mode = \"allow", "", "mode = \"allow_any\"\nnonsense = 1\n"].into_iter().enumerate() {
+    for (failures, bad) in
+        ["mode = \"allow", "", "mode = \"allow_any\"\nnonsense = 1\n"].into_iter().enumerate()
+    {
         rig.rename_over("sluice.toml", bad);
         let wanted = format!("egress_config_reload_total{{result=\"failure\"}} {}", failures + 1);
         rig.eventually("counted", "/metrics", &wanted);
@@ -289,7 +291,11 @@ fn doors_come_go_and_change_by_their_address() {
     fs::write(rig.file("sluice.toml"), config("registry_only", &[old, new], "")).unwrap();
     rig.order(Order::Reload);
     for worker in 0..2 {
-        assert_eq!(rig.next_snapshot(worker).generation, 2, "the snapshot comes before the door that may need it");
+        assert_eq!(
+            rig.next_snapshot(worker).generation,
+            2,
+            "the snapshot comes before the door that may need it"
+        );
         let door = rig.next_door(worker);
         assert_eq!((door.plan.bind, door.socket.is_some()), (new, true));
         drop(door);
@@ -324,7 +330,8 @@ fn what_needs_a_restart_is_not_taken_over() {
     let mut rig = Rig::start(&config("registry_only", &[door], ""));
     rig.adopt_first();
     let other_admin = free();
-    let text = config("allow_any", &[door], "").replace("bind = \"127.0.0.1:0\"", &format!("bind = \"{other_admin}\""));
+    let text = config("allow_any", &[door], "")
+        .replace("bind = \"127.0.0.1:0\"", &format!("bind = \"{other_admin}\""));
     rig.rename_over("sluice.toml", &text);
     assert_eq!(rig.next_snapshot(0).policy.mode(), Mode::AllowAny, "the rest is taken over");
     assert!(TcpStream::connect(other_admin).is_err());
@@ -459,7 +466,8 @@ fn dns_is_answered_fast_while_the_heavy_thread_compiles() {
     let hosts: String = (0..60_000).map(|number| format!("h{number}.test\n")).collect();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("hosts.txt"), hosts).unwrap();
-    let more = format!("[dns]\nservers = [\"{address}\"]\n[[service]]\nname = \"a\"\nhosts_file = \"hosts.txt\"\n");
+    let more =
+        format!("[dns]\nservers = [\"{address}\"]\n[[service]]\nname = \"a\"\nhosts_file = \"hosts.txt\"\n");
     let file = folder.path().join("sluice.toml");
     fs::write(&file, config("registry_only", &[free()], &more)).unwrap();
     let mut rig = Rig::start_from(folder, &file);
@@ -470,7 +478,10 @@ fn dns_is_answered_fast_while_the_heavy_thread_compiles() {
     let done = loop {
         let name = format!("n{asked}.test");
         let started = Instant::now();
-        rig.workers[0].questions.blocking_send(DnsQuestion { name: name.as_str().into(), worker: 0 }).unwrap();
+        rig.workers[0]
+            .questions
+            .blocking_send(DnsQuestion { name: name.as_str().into(), worker: 0 })
+            .unwrap();
         match rig.next(0) {
             Command::Answer(answer) => assert_eq!(&*answer.name, name),
             Command::Snapshot(snapshot) => break snapshot,

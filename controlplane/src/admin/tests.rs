@@ -29,7 +29,8 @@ struct Rig {
 impl Rig {
     fn start() -> Self {
         let plan = sluice_config::load(&sluice_config::Source::isolated(None)).expect("defaults").plan;
-        let surroundings = Surroundings { listeners: Vec::new(), local_addresses: Vec::new(), descriptors: 100 };
+        let surroundings =
+            Surroundings { listeners: Vec::new(), local_addresses: Vec::new(), descriptors: 100 };
         let snapshot = snapshot(&plan, 1, &surroundings).expect("publishes");
         let (worker, control) = sluice_bridge::pair(0, &Bounds::default());
         let (heavy, _) = Heavy::start().expect("a thread");
@@ -37,12 +38,14 @@ impl Rig {
         let current = Current { plan: Arc::new(plan), snapshot: Arc::new(snapshot) };
         let status = Arc::new(Status::new(current, vec![control.commands], heavy, metrics));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listeners = [Scope::Admin, Scope::Public].map(|scope| (bind_exclusive("test", any).expect("free"), scope));
+        let listeners =
+            [Scope::Admin, Scope::Public].map(|scope| (bind_exclusive("test", any).expect("free"), scope));
         let [admin, public] = [0, 1].map(|at| listeners[at].0.local_addr().expect("bound"));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let shown = Arc::clone(&status);
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
                 for (listener, scope) in listeners {
                     tokio::spawn(serve(listener, scope, Arc::clone(&shown)));
@@ -75,7 +78,8 @@ fn raw(address: SocketAddr, request: &str) -> String {
 }
 
 fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let answer = raw(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"));
+    let answer =
+        raw(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"));
     (code(&answer), answer.split_once("\r\n\r\n").expect("a head").1.to_owned())
 }
 
@@ -115,7 +119,10 @@ fn explain_answers_in_text_and_json() {
     assert!(text.starts_with("passthrough: passthrough\n"), "{text}");
     let (_, json) = rig.get("/policy/explain?to=https://example.org&format=json");
     let json: Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!((&json["decision"], &json["shadow"]["reason"]), (&"passthrough".into(), &"not_registered".into()));
+    assert_eq!(
+        (&json["decision"], &json["shadow"]["reason"]),
+        (&"passthrough".into(), &"not_registered".into())
+    );
     for question in ["", "?to=example.org", "?to=https://a&from=x", "?to=%ff", "?to=https://a&original=x"] {
         assert_eq!(rig.get(&format!("/policy/explain{question}")).0, 400, "{question}");
     }
