@@ -149,7 +149,7 @@ fn plan<E: Engine>(worker: &Worker<E>, route: &Route) -> Result<Plan, Obstacle> 
         }
         Resolution::Dns | Resolution::DnsRoundRobin => named_or_original(name, original),
         Resolution::None => match original {
-            Some(original) if is_own_address(route, original) => {
+            Some(original) if snapshot.policy.names_address(id, original.ip()) => {
                 Plan { literals: vec![original], names: Vec::new(), original: None }
             }
             Some(_) if name.is_none() => {
@@ -211,9 +211,11 @@ fn first_name(policy: &sluice_policy::Snapshot, id: sluice_policy::ServiceId) ->
     policy.service_host(id).filter(|host| !host.starts_with('*')).map(Arc::from)
 }
 
-/// Whether the original destination is what made the service match: it stands in its `addresses`.
-fn is_own_address(route: &Route, original: SocketAddr) -> bool {
-    route.wanted.host.is_none() && route.wanted.original == Some(original)
+/// What the guard says of the original destination of a route that the policy denied for its address.
+pub(crate) fn guard_remedy<E: Engine>(worker: &Worker<E>, route: &Route) -> Option<String> {
+    let original = route.wanted.original.filter(|_| route.reason() == Reason::Guard)?;
+    let refused = worker.snapshot().policy.guard(original, None).err()?;
+    Some(guard_text(&refused))
 }
 
 fn guard_text(refused: &sluice_policy::GuardRefusal) -> String {
