@@ -50,6 +50,15 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
     let probe = || sluice_engine_uring::probe().map(|_| ());
     let chosen = engine::choose(plan.dataplane.engine, probe)
         .map_err(|refused| failure(Exit::Unavailable, refused))?;
+    if let Some(why) = &chosen.fallback {
+        let engine = chosen.kind.as_str();
+        tracing::warn!(
+            engine,
+            reason = why.reason,
+            remedy = why.remedy,
+            "io_uring is not available: falling back"
+        );
+    }
     let allowed = cores::allowed().map_err(|error| failure(Exit::Internal, error))?;
     let configured = plan.dataplane.cores.as_deref();
     let (cores, cores_why) = cores::for_workers(configured, &allowed, cores::quota())

@@ -22,6 +22,8 @@ pub(super) struct Held {
 struct Entry {
     held: Held,
     used: u64,
+    /// The servers failed when they were last asked for it.
+    failing: bool,
 }
 
 /// Answers by name; the least recently used goes first when it is full.
@@ -61,6 +63,13 @@ impl Cache {
         Some(entry.held.clone())
     }
 
+    /// Old addresses to serve at once, while the servers that failed last time are asked again: nobody should wait for
+    /// their time-out over and over.
+    pub(super) fn stale_while_failing(&self, name: &str, now_ms: u64) -> Option<Held> {
+        self.entries.get(name).filter(|entry| entry.failing)?;
+        self.stale(name, now_ms)
+    }
+
     /// Takes in what the servers said and returns what to tell: the addresses, "there is none", the old addresses
     /// while the servers fail, or the failure.
     pub(super) fn settle(
@@ -70,6 +79,7 @@ impl Cache {
         settings: &DnsSettings,
         now_ms: u64,
     ) -> Held {
+        let failing = result.as_ref().is_err_and(|failure| !failure.is_answer());
         let held = match result {
             Ok(found) => {
                 let mut ttl_ms = u64::from(found.ttl_s) * 1000;
@@ -92,7 +102,7 @@ impl Cache {
                 Held { outcome: Err(failure), fresh_until_ms: until_ms, stale_until_ms: until_ms }
             }),
         };
-        self.put(name, held.clone());
+        self.put(name, held.clone(), failing);
         held
     }
 
@@ -106,9 +116,9 @@ impl Cache {
         })
     }
 
-    fn put(&mut self, name: Arc<str>, held: Held) {
+    fn put(&mut self, name: Arc<str>, held: Held, failing: bool) {
         self.uses += 1;
-        if let Some(old) = self.entries.insert(Arc::clone(&name), Entry { held, used: self.uses }) {
+        if let Some(old) = self.entries.insert(Arc::clone(&name), Entry { held, used: self.uses, failing }) {
             self.by_use.remove(&old.used);
         }
         self.by_use.insert(self.uses, name);
@@ -166,10 +176,12 @@ mod tests {
     fn old_addresses_serve_while_the_servers_fail_and_no_longer_than_allowed() {
         let mut cache = Cache::new(10);
         cache.settle("a".into(), found(1), &settings(), 0);
+        assert!(cache.stale_while_failing("a", 4999).is_none(), "the servers have not failed yet");
         let held = cache.settle("a".into(), Err(DnsFailure::Timeout), &settings(), 5000);
         assert!(held.outcome.is_ok());
         assert_eq!(held.fresh_until_ms, 5000 + DNS_FAILURE_TTL_MS);
         assert_eq!(held.stale_until_ms, 3_601_000, "serving does not prolong");
+        assert!(cache.stale_while_failing("a", 10_000).is_some(), "at once from now on");
         let held = cache.settle("a".into(), Err(DnsFailure::ServerFailure), &settings(), 3_601_000);
         assert_eq!(held.outcome, Err(DnsFailure::ServerFailure));
     }

@@ -121,25 +121,23 @@ impl<O: Observer> Service<O> {
             return;
         }
         self.observer.question(false);
-        if let Some(askers) = self.askers.get_mut(&question.name) {
-            if !askers.contains(&question.worker) {
-                askers.push(question.worker);
-            }
-            return;
+        let stale = self.cache.stale_while_failing(&question.name, now_ms);
+        if let Some(held) = &stale {
+            self.answer(question.worker, &question.name, held, now_ms);
         }
-        if self.lookups.len() < LOOKUPS_MAX {
-            self.askers.insert(Arc::clone(&question.name), vec![question.worker]);
+        let asker = stale.is_none().then_some(question.worker);
+        if let Some(askers) = self.askers.get_mut(&question.name) {
+            askers.extend(asker.filter(|asker| !askers.contains(asker)));
+        } else if self.lookups.len() < LOOKUPS_MAX {
+            self.askers.insert(Arc::clone(&question.name), asker.into_iter().collect());
             self.look_up(question.name);
         } else if self.waiting.len() < LOOKUPS_WAITING_MAX {
-            self.askers.insert(Arc::clone(&question.name), vec![question.worker]);
+            self.askers.insert(Arc::clone(&question.name), asker.into_iter().collect());
             self.waiting.push_back(question.name);
-        } else {
-            let held = Held {
-                outcome: Err(DnsFailure::ServerFailure),
-                fresh_until_ms: now_ms,
-                stale_until_ms: now_ms,
-            };
-            self.answer(question.worker, &question.name, &held, now_ms);
+        } else if let Some(asker) = asker {
+            let outcome = Err(DnsFailure::ServerFailure);
+            let held = Held { outcome, fresh_until_ms: now_ms, stale_until_ms: now_ms };
+            self.answer(asker, &question.name, &held, now_ms);
         }
     }
 

@@ -11,6 +11,7 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use sluice_bridge::{Command, DnsAnswer, DnsFailure, DnsQuestion, DnsSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -42,6 +43,8 @@ enum Script {
     ForgedFirst,
     /// An answer after this many milliseconds.
     Late(u64),
+    /// A truncated answer; the whole one comes over TCP only.
+    Truncated,
 }
 
 struct Server {
@@ -139,6 +142,7 @@ fn replies(question: &Message, name: &Name, kind: RecordType, script: &Script) -
         Script::OtherName => {
             message.add_answer(v4(&target, 60, [192, 0, 2, 66]));
         }
+        Script::Truncated => message.metadata.truncation = true,
         Script::Late(_) => {
             message.add_answer(v4(name, 60, [192, 0, 2, 9]));
         }
@@ -303,9 +307,19 @@ async fn old_addresses_serve_while_dns_is_down_and_new_ones_when_it_is_back() {
     let asked = rig.server.asked();
     assert_eq!(v4(&rig.ask("a.test").await), ["192.0.2.1"]);
     assert_eq!(rig.server.asked(), asked, "a failing server is not asked for every request");
-    rig.server.set("a.test", Script::V4(60, [192, 0, 2, 2]));
     tokio::time::sleep(Duration::from_millis(DNS_FAILURE_TTL_MS)).await;
-    assert_eq!(v4(&rig.ask("a.test").await), ["192.0.2.2"]);
+    let started = std::time::Instant::now();
+    assert_eq!(v4(&rig.ask("a.test").await), ["192.0.2.1"]);
+    assert!(
+        started.elapsed() < Duration::from_millis(500),
+        "a server that has failed is not waited for again"
+    );
+    rig.server.set("a.test", Script::V4(60, [192, 0, 2, 2]));
+    let deadline = started + WAIT;
+    while v4(&rig.ask("a.test").await) != ["192.0.2.2"] {
+        assert!(std::time::Instant::now() < deadline, "the new address never came");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
@@ -350,4 +364,52 @@ async fn a_worker_that_does_not_read_holds_up_nobody() {
     rig.put(1, "a.test").await;
     assert_eq!(v4(&rig.answer(1).await), ["192.0.2.1"]);
     assert_eq!(v4(&rig.answer(0).await), ["192.0.2.1"], "and its own answers wait for it");
+}
+
+#[tokio::test]
+async fn a_truncated_answer_is_asked_for_again_over_tcp() {
+    let mut rig = Rig::start(&[("a.test", Script::Truncated)], |_| {}).await;
+    let listener = tokio::net::TcpListener::bind(rig.server.address).await.expect("the port is free for TCP");
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        loop {
+            let Ok(length) = stream.read_u16().await else { return };
+            let mut packet = vec![0; usize::from(length)];
+            stream.read_exact(&mut packet).await.expect("a question");
+            let question = Message::from_vec(&packet).expect("a question that can be read");
+            let query = question.queries.first().expect("one question").clone();
+            let script = Script::V4(60, [192, 0, 2, 5]);
+            for reply in replies(&question, query.name(), query.query_type(), &script) {
+                stream.write_u16(u16::try_from(reply.len()).expect("small")).await.expect("sends");
+                stream.write_all(&reply).await.expect("sends");
+            }
+        }
+    });
+    assert_eq!(v4(&rig.ask("a.test").await), ["192.0.2.5"]);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn many_names_at_once_are_all_answered() {
+    const NAMES: usize = 600;
+    let names: Vec<String> = (0..NAMES).map(|number| format!("n{number}.test")).collect();
+    let script: Vec<_> = names.iter().map(|name| (name.as_str(), Script::Late(20))).collect();
+    let mut rig = Rig::start(&script, |settings| settings.timeout_ms = 5_000).await;
+    let inputs = rig.inputs.clone();
+    let asking = tokio::spawn(async move {
+        for name in names {
+            let question = DnsQuestion { name: name.as_str().into(), worker: 0 };
+            inputs.send(Input::Question(question)).await.expect("the service runs");
+        }
+    });
+    let mut failed = Vec::new();
+    for _ in 0..NAMES {
+        let answer = rig.answer(0).await;
+        if answer.outcome.is_err() {
+            failed.push(answer);
+        }
+    }
+    asking.await.expect("no panic");
+    assert!(failed.is_empty(), "{} of {NAMES}: {:?}", failed.len(), failed.first());
+    assert_eq!(rig.server.asked(), NAMES, "each was asked for once");
 }

@@ -119,7 +119,9 @@ fn seccomp() -> Finding {
     let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
     match mode {
         Some("0") => Finding::ok(ABOUT, "no filter"),
-        Some("2") => Finding::ok(ABOUT, "a filter is active; whether it blocks io_uring says the line above"),
+        Some("2") => {
+            Finding::ok(ABOUT, "a filter is active; the line about io_uring says whether it blocks that")
+        }
         Some("1") => Finding::fail(ABOUT, "strict mode", "start sluice without it"),
         _ => Finding::ok(ABOUT, "not known"),
     }
