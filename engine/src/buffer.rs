@@ -167,10 +167,15 @@ impl Pool {
 
     /// A store of [`BUFFER_BYTES`], or none when the pool's bound is reached. For receives, which can wait.
     pub fn take(&self) -> Option<Vec<u8>> {
-        if self.out.get() >= self.buffers_max {
+        if self.is_exhausted() {
             return None;
         }
         Some(self.take_beyond_bound())
+    }
+
+    /// Whether [`take`](Self::take) would give none.
+    pub fn is_exhausted(&self) -> bool {
+        self.out.get() >= self.buffers_max
     }
 
     /// A store even beyond the bound: for what must be composed to end a connection. Bounded by the number of

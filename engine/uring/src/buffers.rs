@@ -1,5 +1,10 @@
 //! The ring of empty buffers that the kernel picks from when bytes arrive, fed from the worker's pool. So a connection
 //! that waits for data holds no buffer. Knows no sockets.
+//!
+//! The kernel takes buffers in turn, first in, first out, so every one that lies in the ring is touched before the first
+//! is touched again. As many as are needed lie there, and few more: then the same few stay in the processor's cache
+//! (with 256 instead of 8 a bulk flow through buffers cost a fifth more). What is needed follows the load: it
+//! rises at once and falls slowly.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -12,7 +17,7 @@ use io_uring::types::BufRingEntry;
 use sluice_engine::limits::BUFFER_HEADROOM_BYTES;
 use sluice_engine::{Buffer, Pool};
 
-use crate::limits::RECEIVE_BYTES;
+use crate::limits::{RECEIVE_BYTES, RING_BUFFERS_MIN};
 
 /// The only buffer group.
 pub(crate) const GROUP: u16 = 0;
@@ -32,6 +37,10 @@ pub(crate) struct BufferRing {
     stores: Vec<Option<Vec<u8>>>,
     /// Buffer ids without a store.
     vacant: Vec<u16>,
+    /// How many stores are to lie in the ring now.
+    wanted: usize,
+    /// Stores that were taken since the last refill.
+    taken: usize,
     pool: Rc<Pool>,
 }
 
@@ -50,6 +59,8 @@ impl BufferRing {
             tail: 0,
             stores: (0..count).map(|_| None).collect(),
             vacant: (0..count).rev().collect(),
+            wanted: usize::from(RING_BUFFERS_MIN),
+            taken: 0,
             pool,
         }
     }
@@ -70,15 +81,22 @@ impl BufferRing {
         }
     }
 
-    /// Gives the kernel empty stores until its ring is full or the pool's bound is reached.
+    /// Gives the kernel as many empty stores as the load of the last turns makes likely to be needed; fewer if the pool's
+    /// bound is reached.
     pub(crate) fn refill(&mut self) {
-        if self.vacant.is_empty() {
-            return;
-        }
-        while let Some(id) = self.vacant.last().copied() {
-            let Some(store) = self.pool.take() else { break };
+        let likely = 2 * self.taken + usize::from(RING_BUFFERS_MIN);
+        self.taken = 0;
+        self.wanted = likely.max(self.wanted.saturating_sub(1 + self.wanted / 64));
+        let before = self.tail;
+        while self.published() < self.wanted
+            && let Some(id) = self.vacant.last().copied()
+            && let Some(store) = self.pool.take()
+        {
             self.vacant.pop();
             self.publish(id, store);
+        }
+        if self.tail == before {
+            return;
         }
         // SAFETY: the memory is valid and zeroed or written since `new`; the tail lies in the first entry's reserved
         // field, is 16 bits wide and aligned, and the kernel only reads it.
@@ -103,8 +121,15 @@ impl BufferRing {
     pub(crate) fn take(&mut self, id: u16, length: usize) -> Option<Buffer> {
         let store = self.stores.get_mut(usize::from(id))?.take()?;
         self.vacant.push(id);
+        self.taken += 1;
         let end = BUFFER_HEADROOM_BYTES + length.min(RECEIVE_BYTES);
         Some(Buffer::from_parts(store, BUFFER_HEADROOM_BYTES, end, Some(Rc::clone(&self.pool))))
+    }
+
+    /// A receive found no buffer: more are wanted at once. True if the pool has none to give.
+    pub(crate) fn ran_out(&mut self) -> bool {
+        self.wanted = (2 * self.wanted).min(self.stores.len());
+        self.pool.is_exhausted()
     }
 
     /// Buffers that the kernel can still pick, or has picked without our knowing yet.

@@ -53,7 +53,7 @@ pub struct Config {
     pub completion_entries: u32,
     /// Buffers that the pool gives to receives at most, those that wait in the kernel's ring included.
     pub pool_buffers_max: usize,
-    /// Empty buffers that wait in the kernel's ring. A power of two.
+    /// Empty buffers that wait in the kernel's ring, at most. A power of two.
     pub ring_buffers: u16,
     /// Pipes for splicing at most.
     pub pipes_max: usize,

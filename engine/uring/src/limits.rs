@@ -8,8 +8,11 @@ pub const SUBMISSION_ENTRIES: u32 = 1024;
 /// Entries of the completion queue: 256 KiB. What does not fit is kept by the kernel and counted.
 pub const COMPLETION_ENTRIES: u32 = 16 * 1024;
 
-/// Buffers that wait in the kernel's ring for data. A power of two; 256 × 16 KiB = 4 MiB.
+/// Buffers that wait in the kernel's ring for data, at most. A power of two; 256 × 16 KiB = 4 MiB.
 pub const RING_BUFFERS: u16 = 256;
+
+/// Buffers that wait there even when nothing happens, if the ring is as large.
+pub const RING_BUFFERS_MIN: u16 = 8;
 
 /// The most that one receive can give, in bytes.
 pub const RECEIVE_BYTES: usize = BUFFER_BYTES - BUFFER_HEADROOM_BYTES - BUFFER_TAILROOM_BYTES;

@@ -123,7 +123,7 @@ impl Io {
             return self.arm_receive(key);
         }
         if matches!(socket.receive, Receive::Starved) {
-            self.buffers_exhausted += 1;
+            self.buffers_exhausted += u64::from(self.buffers.ran_out());
             self.starved.push_back(key);
         } else if let Some((relay, side)) = socket.relay {
             self.relay_received(relay, side);
