@@ -92,9 +92,14 @@ pub(crate) async fn prepare(
     make_writer: MakeLogWriter,
 ) -> Result<Prepared, ReloadError> {
     let source = Source { now: crate::clock::now(), ..basis.source.clone() };
-    let loaded = heavy.run(move || sluice_config::load(&source)).await??;
+    let old = Arc::clone(&basis.plan);
+    let load = move || {
+        let loaded = sluice_config::load(&source)?;
+        let diff = sluice_config::diff(&old, &loaded.plan);
+        Ok::<_, Report>((loaded, diff))
+    };
+    let (loaded, mut diff) = heavy.run(load).await??;
     let (mut plan, warnings) = (loaded.plan, loaded.warnings);
-    let mut diff = sluice_config::diff(&basis.plan, &plan);
     // Read at start only: kept as they are, so that the next reload still says that a restart is due.
     plan.dataplane = basis.plan.dataplane.clone();
     plan.admin = basis.plan.admin.clone();

@@ -115,7 +115,7 @@ pub enum StartError {
 pub struct Running {
     orders: mpsc::Sender<Order>,
     thread: JoinHandle<Ending>,
-    snapshot: Arc<Snapshot>,
+    first: Current,
 }
 
 impl Running {
@@ -124,9 +124,9 @@ impl Running {
         self.orders.blocking_send(order).ok();
     }
 
-    /// The first snapshot, for the report at start.
-    pub fn first_snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    /// What is in force at start, for the report.
+    pub fn first(&self) -> &Current {
+        &self.first
     }
 
     /// Waits for the end.
@@ -134,7 +134,7 @@ impl Running {
     /// # Errors
     /// When the control thread has panicked.
     pub fn wait(self) -> Result<Ending, ControlPanicked> {
-        drop(self.snapshot);
+        drop(self.first);
         self.thread.join().map_err(|_| ControlPanicked)
     }
 }
@@ -201,9 +201,9 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
     let (heavy, _) = Heavy::start().map_err(StartError::System)?;
     let counts = Counts::new(&registry, ends.commands.len(), engine.0, &engine.1);
     counts.published(&snapshot);
-    let current = Current { plan: Arc::new(plan), snapshot: Arc::clone(&snapshot) };
+    let first = Current { plan: Arc::new(plan), snapshot };
     let metrics = renderer(registry.clone(), records.stats());
-    let status = Arc::new(Status::new(current, ends.commands.clone(), heavy, metrics));
+    let status = Arc::new(Status::new(first.clone(), ends.commands.clone(), heavy, metrics));
     let (orders, order_queue) = mpsc::channel(ORDERS_MAX);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
@@ -227,7 +227,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
             ending
         })
         .map_err(StartError::System)?;
-    Ok(Running { orders, thread, snapshot })
+    Ok(Running { orders, thread, first })
 }
 
 /// What the control thread takes over.

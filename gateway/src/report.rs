@@ -5,9 +5,9 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use sluice_bridge::Snapshot;
 use sluice_config::Plan;
 use sluice_controlplane::Listeners;
+use sluice_controlplane::status::Current;
 
 use crate::cores::ranges;
 use crate::engine::Chosen;
@@ -35,8 +35,7 @@ impl Addresses {
 
 /// What the report tells.
 pub(crate) struct Facts<'a> {
-    pub(crate) plan: &'a Plan,
-    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) first: &'a Current,
     pub(crate) chosen: &'a Chosen,
     pub(crate) cores: &'a [usize],
     pub(crate) cores_why: &'a str,
@@ -53,7 +52,7 @@ pub(crate) fn print(facts: &Facts<'_>) {
 }
 
 fn write(facts: &Facts<'_>, out: &mut String) -> std::fmt::Result {
-    let Facts { plan, snapshot, chosen, cores, cores_why, addresses, descriptors } = facts;
+    let Facts { first: Current { plan, snapshot }, chosen, cores, cores_why, addresses, descriptors } = facts;
     writeln!(out, "sluice {}", env!("CARGO_PKG_VERSION"))?;
     let mut line = |key: &str, value: String| writeln!(out, "  {key:<12} {value}");
     match &plan.file {

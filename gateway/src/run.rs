@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sluice_bridge::limits::Bounds;
-use sluice_config::{AccessLog, Plan, Source};
+use sluice_config::{AccessLog, EngineChoice, Source};
 use sluice_controlplane::{
     Ending, Listeners, LogWriter, MakeLogWriter, Setup, StartError, StreamWriter, dns, publish,
 };
@@ -47,18 +47,7 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
     check::print_warnings(&loaded.warnings);
     let plan = loaded.plan;
     let descriptors = descriptors::raise();
-    let probe = || sluice_engine_uring::probe().map(|_| ());
-    let chosen = engine::choose(plan.dataplane.engine, probe)
-        .map_err(|refused| failure(Exit::Unavailable, refused))?;
-    if let Some(why) = &chosen.fallback {
-        let engine = chosen.kind.as_str();
-        tracing::warn!(
-            engine,
-            reason = why.reason,
-            remedy = why.remedy,
-            "io_uring is not available: falling back"
-        );
-    }
+    let chosen = choose_engine(plan.dataplane.engine)?;
     let allowed = cores::allowed().map_err(|error| failure(Exit::Internal, error))?;
     let configured = plan.dataplane.cores.as_deref();
     let (cores, cores_why) = cores::for_workers(configured, &allowed, cores::quota())
@@ -67,11 +56,13 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
         Listeners::bind(&plan, cores.len()).map_err(|refused| failure(Exit::Unavailable, refused))?;
     let addresses = report::Addresses::of(&plan, &listeners);
 
+    let dataplane = plan.dataplane.clone();
+    let connections_max = publish::connections_max(&plan.limits, descriptors).div_ceil(cores.len());
     let registry = Registry::new(publish::telemetry_settings(&plan));
     let (worker_ports, ports): (Vec<_>, Vec<_>) =
         (0..cores.len()).map(|index| sluice_bridge::pair(index, &Bounds::default())).unzip();
     let setup = Setup {
-        plan: plan.clone(),
+        plan,
         source: source.clone(),
         loaded_at,
         listeners,
@@ -88,15 +79,18 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
         other => failure(Exit::Internal, other),
     })?;
     report::print(&report::Facts {
-        plan: &plan,
-        snapshot: running.first_snapshot(),
+        first: running.first(),
         chosen: &chosen,
         cores: &cores,
         cores_why: &cores_why,
         addresses: &addresses,
         descriptors,
     });
-    start_workers(worker_ports, &cores, &registry, &plan, descriptors, &chosen)?;
+    for (port, core) in worker_ports.into_iter().zip(cores) {
+        let worker = Worker { port, metrics: registry.worker(), core, connections_max };
+        // Not joined: the control plane sees their end, and whatever still hangs ends with the process.
+        engine::start(worker, chosen.kind, &dataplane).map_err(|error| failure(Exit::Internal, error))?;
+    }
     match running.wait() {
         Ok(Ending::Drained { .. } | Ending::AtOnce) => Ok(Exit::Ok),
         Ok(Ending::WorkerFailed { worker }) => {
@@ -106,22 +100,19 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
     }
 }
 
-fn start_workers(
-    ports: Vec<sluice_bridge::WorkerPort>,
-    cores: &[usize],
-    registry: &Registry,
-    plan: &Plan,
-    descriptors: u64,
-    chosen: &Chosen,
-) -> Result<(), Failure> {
-    let connections_max = publish::connections_max(&plan.limits, descriptors).div_ceil(cores.len());
-    for (port, core) in ports.into_iter().zip(cores) {
-        let worker = Worker { port, metrics: registry.worker(), core: *core, connections_max };
-        // Not joined: the control plane sees their end, and whatever still hangs ends with the process.
-        engine::start(worker, chosen.kind, &plan.dataplane)
-            .map_err(|error| failure(Exit::Internal, error))?;
+fn choose_engine(choice: EngineChoice) -> Result<Chosen, Failure> {
+    let probe = || sluice_engine_uring::probe().map(|_| ());
+    let chosen = engine::choose(choice, probe).map_err(|refused| failure(Exit::Unavailable, refused))?;
+    if let Some(why) = &chosen.fallback {
+        let engine = chosen.kind.as_str();
+        tracing::warn!(
+            engine,
+            reason = why.reason,
+            remedy = why.remedy,
+            "io_uring is not available: falling back"
+        );
     }
-    Ok(())
+    Ok(chosen)
 }
 
 /// Lines to the configured file through its own writer, else to standard output.

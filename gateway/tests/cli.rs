@@ -151,9 +151,13 @@ struct Gateway {
 
 impl Gateway {
     fn start(folder: Folder, config: &str, stdout: Stdio) -> Self {
+        Self::start_on("epoll", folder, config, stdout)
+    }
+
+    fn start_on(engine: &str, folder: Folder, config: &str, stdout: Stdio) -> Self {
         let config = folder.write("sluice.toml", config);
         let mut child = sluice()
-            .args(["run", "--config", &config, "--engine", "epoll"])
+            .args(["run", "--config", &config, "--engine", engine])
             .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
@@ -373,4 +377,48 @@ fn sighup_reloads_and_a_bad_file_changes_nothing() {
         gateway.proxied("http://127.0.0.1:1/").starts_with("HTTP/1.1 502"),
         "the same door, the guard in force"
     );
+}
+
+/// Runs a child as a container runtime would: io_uring_setup(2) fails with EPERM. The filter holds for this thread and
+/// what it starts.
+fn without_io_uring<T: Send>(start: impl FnOnce() -> T + Send) -> T {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+    const IO_URING_SETUP: i64 = 425;
+    const EPERM: u32 = 1;
+    std::thread::scope(|scope| {
+        let filtered = scope.spawn(|| {
+            let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+            let rules = [(IO_URING_SETUP, Vec::new())].into_iter().collect();
+            let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EPERM), arch);
+            apply_filter(&BpfProgram::try_from(filter.unwrap()).unwrap()).unwrap();
+            start()
+        });
+        filtered.join().unwrap()
+    })
+}
+
+#[test]
+fn where_io_uring_is_blocked_epoll_runs_and_says_why() {
+    let (code, _, err) = without_io_uring(|| {
+        run(&["run", "--engine", "uring", "--bind", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+    });
+    assert_eq!((code, err.contains("seccomp")), (69, true), "{err}");
+    let (_, out, _) = without_io_uring(|| run(&["doctor"]));
+    assert!(out.lines().any(|line| line.starts_with("warn  io_uring") && line.contains("epoll")), "{out}");
+
+    let folder = Folder::new();
+    let log = folder.path("access.log");
+    let config = format!("{GATEWAY}[access_log]\npath = {log:?}\n");
+    let gateway = without_io_uring(|| Gateway::start_on("auto", folder, &config, Stdio::null()));
+    let told = |text: &str| gateway.seen.iter().any(|line| line.contains(text));
+    assert!(told("engine       epoll: ") && told("falling back"), "{:#?}", gateway.seen);
+    let metrics = gateway.admin("/metrics");
+    assert!(
+        metrics.contains("egress_engine_info{engine=\"epoll\",reason=\"uring_unavailable\"} 1"),
+        "{metrics}"
+    );
+    assert!(gateway.proxied("http://denied.test/").starts_with("HTTP/1.1 502"));
+    eventually("the log is written all the same", || {
+        fs::read_to_string(&log).unwrap_or_default().contains("denied.test").then_some(())
+    });
 }
