@@ -49,6 +49,8 @@ pub(crate) struct Io {
     pub(crate) in_flight: usize,
     pub(crate) buffers_exhausted: u64,
     pub(crate) splice_promotions: u64,
+    /// Directions of relays that are spliced now.
+    pub(crate) splicing: usize,
     /// What the read of the eventfd is written to.
     wake_value: Box<u64>,
     wake_fd: i32,
@@ -80,6 +82,7 @@ impl Io {
             in_flight: 0,
             buffers_exhausted: 0,
             splice_promotions: 0,
+            splicing: 0,
             wake_value: Box::new(0),
             wake_fd,
             wake_armed: false,

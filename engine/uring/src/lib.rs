@@ -166,7 +166,7 @@ impl Engine for UringEngine {
             buffers_in_use: in_use.saturating_sub(io.buffers.published()),
             buffers_exhausted: io.buffers_exhausted,
             splice_promotions: io.splice_promotions,
-            splicing: io.splicing(),
+            splicing: io.splicing,
             tasks_panicked: self.core.executor.panics(),
             completions_lost: io.ring.completions_lost(),
             turns: self.core.turns.get(),

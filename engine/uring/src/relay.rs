@@ -49,13 +49,6 @@ pub(crate) struct RelaySlot {
     orphaned: bool,
 }
 
-impl RelaySlot {
-    /// Directions that are spliced now.
-    pub(crate) fn splicing(&self) -> usize {
-        Side::BOTH.into_iter().filter(|from| self.machine.is_splicing(*from)).count()
-    }
-}
-
 impl Io {
     fn start_relay(&mut self, sockets: [Key; 2], setup: RelaySetup) -> Key {
         let RelaySetup { settings, counters, from_downstream, from_upstream, .. } = setup;
@@ -110,7 +103,9 @@ impl Io {
         let mut deadline_nearer = false;
         while let Some(input) = answers.pop_front() {
             let Some(slot) = self.relays.get_mut(key) else { continue };
+            self.splicing -= usize::from(slot.counters.splicing.get());
             let actions = slot.machine.handle(input, now_ms, &slot.counters);
+            self.splicing += usize::from(slot.counters.splicing.get());
             deadline_nearer |= matches!(input, Input::Ended { .. } | Input::Failed { .. });
             for action in actions {
                 answers.extend(self.perform(key, action));

@@ -149,16 +149,17 @@ mod tests {
 
     use super::*;
 
-    fn ring() -> (Ring, BufferRing) {
+    /// The ring comes second, so that a caller's bindings drop it first.
+    fn ring() -> (BufferRing, Ring) {
         let buffers = BufferRing::new(2, Pool::new(2));
-        // SAFETY: the tuple's first field, the ring, is dropped before the second.
+        // SAFETY: bindings are dropped in reverse order, so the ring goes before the buffers.
         let ring = unsafe { Ring::start(build(4, 8).unwrap(), &buffers).unwrap() };
-        (ring, buffers)
+        (buffers, ring)
     }
 
     #[test]
     fn the_kernel_refuses_whatever_is_not_on_the_list() {
-        let (mut ring, _buffers) = ring();
+        let (_buffers, mut ring) = ring();
         // SAFETY: neither entry points to memory that is written; the path is static.
         unsafe {
             ring.push(opcode::Nop::new().build().user_data(1));
@@ -182,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_full_submission_queue_refuses_nothing_and_keeps_the_order() {
-        let (mut ring, _buffers) = ring();
+        let (_buffers, mut ring) = ring();
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
         let fd = types::Fd(std::os::fd::AsRawFd::as_raw_fd(&reader));
         for number in 0..100 {

@@ -11,7 +11,6 @@ use sluice_relay::{Input, Side};
 use crate::io::Io;
 use crate::limits::SPLICE_TURN_BYTES_MAX;
 use crate::ops::{Kind, encode};
-use crate::relay::RelaySlot;
 use crate::slab::Key;
 
 /// A direction that had its share of this turn and goes on in the next.
@@ -80,12 +79,6 @@ impl Io {
             }
             _ => Some(Input::Failed { side: from.other() }),
         }
-    }
-
-    /// Directions that are spliced now. Walks all relays: for metrics only.
-    pub(crate) fn splicing(&self) -> usize {
-        let keys = self.relays.keys();
-        keys.into_iter().filter_map(|key| self.relays.get(key)).map(RelaySlot::splicing).sum()
     }
 
     fn push_poll(&mut self, key: Key, kind: Kind) {

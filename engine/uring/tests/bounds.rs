@@ -2,6 +2,7 @@
 //! Descriptors are counted, so the cases run one after the other.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -82,7 +83,9 @@ fn rings_that_are_too_small_lose_nothing() {
                 }
             }
         });
+        let served = Rc::new(Cell::new(0));
         for stream in streams {
+            let served = Rc::clone(&served);
             engine.spawn(async move {
                 let mut left = 50_usize;
                 while left > 0 {
@@ -90,11 +93,16 @@ fn rings_that_are_too_small_lose_nothing() {
                     left -= received.len();
                     stream.send(Buffer::from(received.to_vec())).await.unwrap();
                 }
+                served.set(served.get() + 1);
             });
         }
-        while !clients.is_finished() {
+        for _ in 0..2000 {
+            if clients.is_finished() && served.get() == STREAMS {
+                break;
+            }
             pause(&engine).await;
         }
+        assert_eq!(served.get(), STREAMS, "some are still waiting");
         clients.join().unwrap();
         let stats = engine.stats();
         assert_eq!((stats.completions_lost, stats.buffers_in_use, stats.tasks_panicked), (0, 0, 0));
