@@ -18,7 +18,7 @@ pub(crate) fn check(source: &Source) -> Exit {
             let (services, doors) = (plan.policy_input.services.len(), plan.doors.len());
             let warnings = loaded.warnings.len();
             say(&format!(
-                "{file}: valid: {}, {doors} doors, {services} services, {warnings} warnings",
+                "{file}: valid; mode {}, doors {doors}, services {services}, warnings {warnings}",
                 plan.mode.as_str()
             ));
             Exit::Ok
