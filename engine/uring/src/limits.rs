@@ -29,8 +29,9 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// The longest sleep of the worker, in milliseconds: a guard against a clock or a wake that went wrong.
 pub const SLEEP_MS_MAX: u64 = 10_000;
 
-/// Pipes for splicing that one worker keeps, in use and spare together. Each takes up to 256 pages of kernel memory,
-/// and an unprivileged user may hold 1,024 such.
+/// Pipes for splicing that one worker keeps, in use and spare together. Each may take 256 pages of kernel memory while
+/// bytes are in it. A user without privilege may hold 16,384 pages of pipes, which is 64 such; beyond that the kernel
+/// grants less, and with less than [`PIPE_BYTES_MIN`] a direction stays with buffers.
 pub const PIPES_MAX: usize = 128;
 
 /// Bytes that a pipe is asked to hold; the kernel may allow fewer.

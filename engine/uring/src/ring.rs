@@ -113,7 +113,7 @@ impl Ring {
             Err(error)
                 if matches!(
                     error.raw_os_error(),
-                    Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::EBADR)
+                    Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM | libc::EBADR)
                 ) =>
             {
                 Ok(())
