@@ -47,6 +47,13 @@ impl Credentials {
         known.filter(|_| right).map(|user| &user.identity)
     }
 
+    /// The workload that `user`'s credentials prove now, whatever the password: what a flow is asked again by, whose
+    /// password was checked when it began.
+    #[must_use]
+    pub fn identity_of(&self, user: &[u8]) -> Option<&Arc<Identity>> {
+        self.users.get(user).map(|user| &user.identity)
+    }
+
     /// How many users there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -4,15 +4,17 @@
 //! tunnels, and the admin's list.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use slab::Slab;
-use sluice_bridge::{ConnectionRow, DoorPlan, Path, Phase};
+use sluice_bridge::{Auth, ConnectionRow, DoorPlan, Path, Phase};
 use sluice_engine::{Abort, Engine, Instant, Stream};
-use sluice_policy::Proof;
+use sluice_policy::{Proof, Reason};
 use sluice_relay::Counters;
 
 use crate::route::{Asker, Route};
@@ -48,8 +50,10 @@ pub(crate) struct Connection<E: Engine> {
     downstream: AbortOf<E>,
     upstream: RefCell<Option<AbortOf<E>>>,
     key: Cell<usize>,
-    /// The session's task while it waits between two requests.
-    idle: RefCell<Option<Waker>>,
+    /// Set once what is under way has been cut.
+    cut: Cell<bool>,
+    /// The session's task while it waits for what an abort of its sockets does not end.
+    waiting: RefCell<Option<Waker>>,
 }
 
 impl<E: Engine> Connection<E> {
@@ -74,7 +78,8 @@ impl<E: Engine> Connection<E> {
             downstream: stream.abort_handle(),
             upstream: RefCell::new(None),
             key: Cell::new(usize::MAX),
-            idle: RefCell::new(None),
+            cut: Cell::new(false),
+            waiting: RefCell::new(None),
         });
         worker.connection_opened(door);
         let key = worker.connections.borrow_mut().insert(Rc::clone(&connection));
@@ -103,10 +108,49 @@ impl<E: Engine> Connection<E> {
     /// Cuts what is under way: both sockets are reset. `revoked` tells the record why.
     pub(crate) fn cut(&self, revoked: bool) {
         self.revoked.set(self.revoked.get() || revoked);
+        self.cut.set(true);
         self.downstream.abort();
         if let Some(upstream) = self.upstream.borrow().as_ref() {
             upstream.abort();
         }
+        self.wake();
+    }
+
+    /// Whether what is under way has been cut.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Runs `future`, which is no operation on the connection's own sockets, unless the connection is cut meanwhile.
+    pub(crate) async fn unless_cut<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if self.is_cut() {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            self.wake_me(cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Runs `future` unless the worker drains meanwhile.
+    pub(crate) async fn unless_draining<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            if self.worker.is_draining() {
+                return Poll::Ready(None);
+            }
+            self.wake_me(cx.waker());
+            Poll::Pending
+        })
+        .await
     }
 
     /// Who asks by address alone, as the policy in force has it.
@@ -121,12 +165,39 @@ impl<E: Engine> Connection<E> {
         fresh
     }
 
-    /// Looks the client up again after the table of workloads may have changed. Credentials stay proven: they were
-    /// checked when they were sent.
-    pub(crate) fn renew_asker(&self) {
-        if self.asker.borrow().proof <= Proof::Address {
-            self.asker_by_address();
+    /// Who asks, as the policy in force has it: the table of workloads or the users may have changed. A password is
+    /// not asked for again; a user who is gone, or proves somebody else now, is.
+    pub(crate) fn renewed_asker(&self) -> Rc<Asker> {
+        let known = Rc::clone(&self.asker.borrow());
+        let Some(user) = known.user.as_deref() else { return self.asker_by_address() };
+        let identity = self.worker.snapshot().credentials.identity_of(user).cloned();
+        if identity.is_none() {
+            return self.asker_by_address();
         }
+        if identity == known.identity {
+            return known;
+        }
+        let fresh = Rc::new(Asker { identity, ..Asker::clone(&known) });
+        *self.asker.borrow_mut() = Rc::clone(&fresh);
+        fresh
+    }
+
+    /// Whether the door lets nobody in without credentials and those that were shown count no longer.
+    pub(crate) fn lacks_credentials(&self) -> bool {
+        self.door.auth == Auth::Required && self.asker.borrow().proof < Proof::Credentials
+    }
+
+    /// Decides what was decided before again, under the policy in force and for whoever asks under it.
+    ///
+    /// # Errors
+    /// The reason of the denial.
+    pub(crate) fn decide_again(&self, before: &Route) -> Result<Rc<Route>, Reason> {
+        let asker = self.renewed_asker();
+        if before.asker.proof == Proof::Credentials && self.lacks_credentials() {
+            return Err(Reason::Auth);
+        }
+        let route = self.worker.decide(&asker, before.wanted.clone());
+        if route.is_denied() { Err(route.reason()) } else { Ok(route) }
     }
 
     /// Adds what the tunnel moved since the last time to its series.
@@ -137,17 +208,17 @@ impl<E: Engine> Connection<E> {
         self.worker.metrics.tcp_bytes(series, now.0 - before.0, now.1 - before.1);
     }
 
-    /// The session waits between two requests: a drain wakes it.
-    pub(crate) fn wake_on_drain(&self, waker: &Waker) {
-        let mut idle = self.idle.borrow_mut();
-        if !idle.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *idle = Some(waker.clone());
+    /// The session waits: a cut or a drain wakes it.
+    fn wake_me(&self, waker: &Waker) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *waiting = Some(waker.clone());
         }
     }
 
-    /// Wakes the session if it waits between two requests.
-    pub(crate) fn wake_if_idle(&self) {
-        if let Some(waker) = self.idle.take() {
+    /// Wakes the session where it waits between two requests, for a name or for a connect.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waiting.take() {
             waker.wake();
         }
     }

@@ -13,7 +13,7 @@ use sluice_bridge::DoorPlan;
 use sluice_engine::{Deadline, Engine, Listener};
 use sluice_telemetry::Family;
 
-use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, ACCEPT_QUEUE_WAIT};
+use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, ACCEPT_QUEUE_TIME_MAX, ACCEPT_QUEUE_WAIT};
 use crate::session;
 use crate::worker::Worker;
 
@@ -46,7 +46,9 @@ impl OpenDoor {
     pub(crate) async fn serve<E: Engine>(&self, worker: &Rc<Worker<E>>, listener: E::Listener) {
         let mut backoff = ACCEPT_BACKOFF_MIN;
         loop {
-            worker.room().await;
+            if self.unless_closing(worker.room()).await.is_none() {
+                break;
+            }
             let Some(accepted) = self.unless_closing(listener.accept()).await else { break };
             match accepted {
                 Ok(stream) => {
@@ -57,7 +59,8 @@ impl OpenDoor {
             }
         }
         let deadline = Deadline::new(worker.engine.clone());
-        loop {
+        let until = worker.engine.now() + ACCEPT_QUEUE_TIME_MAX;
+        while worker.engine.now() < until {
             deadline.set(Some(worker.engine.now() + ACCEPT_QUEUE_WAIT));
             match deadline.run(listener.accept()).await {
                 Ok(Ok(stream)) => session::start(worker, &self.plan.borrow(), stream),

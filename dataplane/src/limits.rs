@@ -18,6 +18,9 @@ pub(crate) const NAMES_MAX: usize = 16 * 1024;
 /// `[dns] timeout_ms`, always sooner.
 pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 
+/// An answer serves at least this long, so that those who waited for it see it even where its own life is nothing.
+pub(crate) const ANSWER_LIFE_MIN: Duration = Duration::from_millis(100);
+
 /// How long a door rests after the process ran out of descriptors.
 pub(crate) const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(10);
 
@@ -26,6 +29,9 @@ pub(crate) const ACCEPT_BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 /// How long a door that closes waits for each connection that is still queued.
 pub(crate) const ACCEPT_QUEUE_WAIT: Duration = Duration::from_millis(20);
+
+/// How long a door that closes goes on accepting: where other workers serve the same address, its queue may never end.
+pub(crate) const ACCEPT_QUEUE_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// How long a recheck of all flows may keep the worker before others run.
 pub(crate) const RECHECK_SLICE: Duration = Duration::from_micros(500);

@@ -24,6 +24,8 @@ pub(crate) enum Obstacle {
     Dns(Unresolved),
     /// No address answered.
     Dial(DialError),
+    /// The connection was cut meanwhile: there is nobody to answer.
+    Cut,
 }
 
 /// An upstream connection.
@@ -51,7 +53,8 @@ pub(crate) async fn addresses<E: Engine>(
     let worker = &connection.worker;
     connection.phase.set(Phase::Resolving);
     let route = still_allowed(connection, route)?;
-    let mut candidates = candidates(worker, &route).await?;
+    let mut candidates =
+        connection.unless_cut(candidates(worker, &route)).await.unwrap_or(Err(Obstacle::Cut))?;
     let route = still_allowed(connection, &route)?;
     order(&mut candidates);
     let candidates = guard(worker, &route, candidates)?;
@@ -59,13 +62,11 @@ pub(crate) async fn addresses<E: Engine>(
 }
 
 fn still_allowed<E: Engine>(connection: &Connection<E>, route: &Rc<Route>) -> Result<Rc<Route>, Obstacle> {
-    let current = connection.worker.current(route);
-    if current.is_denied() {
-        return Err(Obstacle::Denied(current.reason(), None));
+    if route.generation == connection.worker.snapshot().generation {
+        return Ok(Rc::clone(route));
     }
-    if !Rc::ptr_eq(&current, route) {
-        connection.begin(&current);
-    }
+    let current = connection.decide_again(route).map_err(|reason| Obstacle::Denied(reason, None))?;
+    connection.begin(&current);
     Ok(current)
 }
 
@@ -84,12 +85,13 @@ pub(crate) async fn dial_guarded<E: Engine>(
         }
     };
     let source = route.service.as_ref().and_then(|service| service.source_address);
-    let dialled = dial::dial(&worker.engine, candidates, source, times).await;
-    // A policy that came meanwhile has already been asked about this connection.
-    if connection.revoked.get() {
-        return Err(Obstacle::Denied(Reason::Revoked, None));
+    let dialled = connection.unless_cut(dial::dial(&worker.engine, candidates, source, times)).await;
+    let (stream, dialled) = dialled.ok_or(Obstacle::Cut)?.map_err(Obstacle::Dial)?;
+    // A policy that came meanwhile was asked about the name; nobody knew yet which address would answer.
+    let current = still_allowed(connection, route)?;
+    if !Rc::ptr_eq(&current, route) {
+        guard(worker, &current, vec![dialled])?;
     }
-    let (stream, dialled) = dialled.map_err(Obstacle::Dial)?;
     connection.attach(&stream, dialled);
     Ok(Reached { stream, dialled })
 }

@@ -92,10 +92,28 @@ impl<E: Engine> Record<E> {
 
     /// Denied by us for `reason`, whatever the policy said before.
     pub(crate) fn denied(&mut self, reason: Reason) {
+        // What a cut connection fails at says nothing about its client.
+        if self.connection.is_cut() && reason != Reason::Revoked {
+            return;
+        }
         self.verdict = Verdict::Deny;
         if self.reason.replace(reason) != Some(reason) {
             crate::worker::count_unparsed(&self.connection.worker, reason, self.protocol);
         }
+    }
+
+    /// A denied flow that has no HTTP answer: marked as Istio marks it.
+    pub(crate) fn black_holed(&mut self) {
+        self.flag(ResponseFlags::UH);
+        if matches!(self.reason, Some(Reason::WorkloadDenied | Reason::WorkloadNotAllowed)) {
+            self.details("rbac_access_denied");
+        }
+    }
+
+    /// From now on this is a request of the protocol `connect`.
+    pub(crate) fn is_connect(&mut self) {
+        self.protocol = "connect";
+        self.connection.protocol.set("connect");
     }
 
     /// The host and port that the client named, as it wrote them.
@@ -197,7 +215,11 @@ impl<E: Engine> Record<E> {
         series
     }
 
+    /// Counts the flow, if anything was decided about it.
     fn count(&self, duration_micros: u64) {
+        if self.reason.is_none() {
+            return;
+        }
         let metrics = &self.connection.worker.metrics;
         match self.kind {
             Kind::Http => {
@@ -249,10 +271,9 @@ impl<E: Engine> Record<E> {
             shared(Field::SourceNamespace, &identity.namespace);
         }
         debug_assert!(asker.proof != Proof::None || asker.proven().is_none());
+        let Some(reason) = self.reason else { return };
         entry.set_static(Field::PolicyDecision, self.verdict.as_str());
-        if let Some(reason) = self.reason {
-            entry.set_static(Field::PolicyReason, reason.as_str());
-        }
+        entry.set_static(Field::PolicyReason, reason.as_str());
         let Some(route) = &self.route else {
             entry.set_static(Field::UpstreamCluster, BLACK_HOLE_CLUSTER);
             return;
@@ -288,14 +309,18 @@ impl<E: Engine> Record<E> {
 
 impl<E: Engine> Drop for Record<E> {
     fn drop(&mut self) {
-        if self.connection.revoked.get() {
-            self.verdict = Verdict::Deny;
-            self.reason = Some(Reason::Revoked);
+        let revoked = self.connection.revoked.get();
+        if revoked {
+            self.flag(ResponseFlags::LR);
             self.entry.set_static(Field::ConnectionTerminationDetails, "revoked");
         }
         let elapsed = self.connection.worker.engine.now().since(self.started);
         let duration_micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        // Counted where it went while it was allowed: what was opened there is closed there.
         self.count(duration_micros);
+        if revoked {
+            self.denied(Reason::Revoked);
+        }
         self.fill(duration_micros);
         let entry = std::mem::take(&mut self.entry);
         self.connection.worker.log(entry);

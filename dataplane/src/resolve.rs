@@ -17,7 +17,7 @@ use sluice_bridge::{Addresses, DnsAnswer, DnsFailure, DnsQuestion};
 use sluice_engine::{Deadline, Engine, Instant};
 use tokio::sync::mpsc;
 
-use crate::limits::{ANSWER_TIME_MAX, NAMES_MAX};
+use crate::limits::{ANSWER_LIFE_MIN, ANSWER_TIME_MAX, NAMES_MAX};
 
 /// Why a name has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub(crate) type Resolved = Rc<[IpAddr]>;
 
 /// One name of the replica.
 enum Entry {
-    /// Asked; these tasks wait for the answer.
-    Asked(Vec<Waker>),
+    /// Asked at that time; these tasks wait for the answer.
+    Asked { waiting: Vec<Waker>, at: Instant },
     /// Answered; good until then.
     Known { outcome: Result<Resolved, DnsFailure>, fresh_until: Instant },
 }
@@ -84,30 +84,30 @@ impl Names {
         name: &Arc<str>,
         waker: &Waker,
     ) -> Poll<Result<Resolved, Unresolved>> {
+        let now = engine.now();
         let mut entries = self.entries.borrow_mut();
         match entries.get_mut(name) {
-            Some(Entry::Known { outcome, fresh_until }) if *fresh_until > engine.now() => {
+            Some(Entry::Known { outcome, fresh_until }) if *fresh_until > now => {
                 return Poll::Ready(outcome.clone().map_err(Unresolved::Failure));
             }
-            Some(Entry::Asked(waiting)) => {
+            Some(Entry::Asked { waiting, at }) if now < *at + ANSWER_TIME_MAX => {
                 if !waiting.iter().any(|known| known.will_wake(waker)) {
                     waiting.push(waker.clone());
                 }
                 return Poll::Pending;
             }
+            // The question or its answer was lost: it is asked again, and who still waits queues anew.
+            Some(Entry::Asked { waiting, .. }) => waiting.drain(..).for_each(Waker::wake),
             Some(Entry::Known { .. }) | None => {}
         }
-        if entries.len() >= NAMES_MAX {
-            forget_expired(&mut entries, engine.now());
-            if entries.len() >= NAMES_MAX {
-                return Poll::Ready(Err(Unresolved::Busy));
-            }
+        if entries.len() >= NAMES_MAX && !make_room(&mut entries, now) {
+            return Poll::Ready(Err(Unresolved::Busy));
         }
         let question = DnsQuestion { name: Arc::clone(name), worker: self.worker };
         if self.questions.try_send(question).is_err() {
             return Poll::Ready(Err(Unresolved::Busy));
         }
-        entries.insert(Arc::clone(name), Entry::Asked(vec![waker.clone()]));
+        entries.insert(Arc::clone(name), Entry::Asked { waiting: vec![waker.clone()], at: now });
         Poll::Pending
     }
 
@@ -116,19 +116,29 @@ impl Names {
         let outcome = answer.outcome.map(|Addresses { v4, v6 }| {
             v6.into_iter().map(IpAddr::from).chain(v4.into_iter().map(IpAddr::from)).collect()
         });
-        let fresh_until = now + Duration::from_millis(answer.fresh_ms);
+        let fresh_until = now + Duration::from_millis(answer.fresh_ms).max(ANSWER_LIFE_MIN);
         let known = Entry::Known { outcome, fresh_until };
         // Woken after the entry is in place and the borrow has ended.
         let before = self.entries.borrow_mut().insert(answer.name, known);
-        if let Some(Entry::Asked(waiting)) = before {
+        if let Some(Entry::Asked { waiting, .. }) = before {
             waiting.into_iter().for_each(Waker::wake);
         }
     }
 }
 
-fn forget_expired(entries: &mut HashMap<Arc<str>, Entry, FixedState>, now: Instant) {
+/// Forgets answers that are no longer good and, where that is not enough, every second one: a client that asks for
+/// ever new names must not take resolution from the others. False where all are being waited for.
+fn make_room(entries: &mut HashMap<Arc<str>, Entry, FixedState>, now: Instant) -> bool {
     entries.retain(|_, entry| match entry {
-        Entry::Asked(_) => true,
+        Entry::Asked { at, .. } => now < *at + ANSWER_TIME_MAX,
         Entry::Known { fresh_until, .. } => *fresh_until > now,
     });
+    if entries.len() >= NAMES_MAX {
+        let mut keep = false;
+        entries.retain(|_, entry| {
+            keep = !keep;
+            keep || matches!(entry, Entry::Asked { .. })
+        });
+    }
+    entries.len() < NAMES_MAX
 }

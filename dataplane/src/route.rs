@@ -17,6 +17,8 @@ use sluice_telemetry::HttpSeries;
 pub(crate) struct Asker {
     pub(crate) proof: Proof,
     pub(crate) identity: Option<Arc<Identity>>,
+    /// Whose credentials the proof is, where it is credentials.
+    pub(crate) user: Option<Rc<[u8]>>,
     /// The client's address, v4-mapped addresses unmapped.
     pub(crate) address: SocketAddr,
 }

@@ -88,7 +88,7 @@ async fn tcp<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
     let route = connection.worker.decide(&asker, wanted);
     record.decided(&route);
     if route.is_denied() {
-        record.flag(ResponseFlags::UH);
+        record.black_holed();
         downstream.reset();
         return;
     }
@@ -122,7 +122,7 @@ pub(crate) fn note_obstacle<E: Engine>(record: &mut Record<E>, obstacle: &Obstac
     match obstacle {
         Obstacle::Denied(reason, would_allow) => {
             record.denied(*reason);
-            record.flag(ResponseFlags::UH);
+            record.black_holed();
             if let Some(text) = would_allow {
                 record.entry.set_text(Field::ConnectionTerminationDetails, text);
             }
@@ -131,6 +131,7 @@ pub(crate) fn note_obstacle<E: Engine>(record: &mut Record<E>, obstacle: &Obstac
             record.flag(ResponseFlags::DF);
             record.entry.set_static(Field::UpstreamTransportFailureReason, unresolved.as_str());
         }
+        Obstacle::Cut => record.flag(ResponseFlags::LR),
         Obstacle::Dial(error) => {
             record.flag(ResponseFlags::UF);
             record.entry.set_text(Field::UpstreamTransportFailureReason, &error.to_text());
@@ -140,7 +141,7 @@ pub(crate) fn note_obstacle<E: Engine>(record: &mut Record<E>, obstacle: &Obstac
 
 /// Refuses a TLS client: with a reset, or with an alert that tells it that the name is the reason.
 async fn refuse_tls<E: Engine>(connection: &Connection<E>, mut record: Record<E>, downstream: E::Stream) {
-    record.flag(ResponseFlags::UH);
+    record.black_holed();
     // The decision is final: the record need not wait for the client to go.
     drop(record);
     if connection.door.deny_tls == DenyTls::Reset {

@@ -70,20 +70,12 @@ impl<E: Engine> Worker<E> {
         let snapshot = self.snapshot();
         let identity = snapshot.policy.workload_by_address(address.ip()).cloned();
         let proof = if identity.is_some() { Proof::Address } else { Proof::None };
-        Asker { proof, identity, address }
+        Asker { proof, identity, user: None, address }
     }
 
     /// Asks the policy in force.
     pub(crate) fn decide(&self, asker: &Rc<Asker>, wanted: Wanted) -> Rc<Route> {
         Rc::new(Route::decide(&self.snapshot(), Rc::clone(asker), wanted, self.unix_seconds()))
-    }
-
-    /// The route as the policy in force sees it: the same one while nothing was published.
-    pub(crate) fn current(&self, route: &Rc<Route>) -> Rc<Route> {
-        if route.generation == self.snapshot().generation {
-            return Rc::clone(route);
-        }
-        self.decide(&route.asker, route.wanted.clone())
     }
 
     /// Counts a decision.
@@ -170,7 +162,7 @@ impl<E: Engine> Worker<E> {
             loop {
                 let Some((key, connection)) = self.next_connection(next) else { return revoked };
                 next = key + 1;
-                if self.is_now_denied(&connection) {
+                if !connection.is_cut() && self.is_now_denied(&connection) {
                     connection.cut(true);
                     self.metrics.add(Counter::FlowsRevoked, 1);
                     revoked += 1;
@@ -192,17 +184,13 @@ impl<E: Engine> Worker<E> {
 
     /// Decides a flow again, guard included; a flow that stays gets the new route.
     fn is_now_denied(&self, connection: &Connection<E>) -> bool {
-        connection.renew_asker();
+        connection.renewed_asker();
+        // What nothing is under way on stays; its next request is decided by itself.
         let Some(before) = connection.route.borrow().clone() else { return false };
-        let asker = if before.asker.proof <= Proof::Address {
-            Rc::clone(&connection.asker.borrow())
-        } else {
-            Rc::clone(&before.asker)
-        };
-        let route = self.decide(&asker, before.wanted.clone());
+        let Ok(route) = connection.decide_again(&before) else { return true };
         let refused = |address| self.snapshot().policy.guard(address, route.decision.service).is_err();
-        if route.is_denied() || connection.dialled.get().is_some_and(refused) {
-            return !before.is_denied();
+        if connection.dialled.get().is_some_and(refused) {
+            return true;
         }
         connection.begin(&route);
         false
@@ -370,7 +358,9 @@ impl<E: Engine> Commander<E> {
         match self.worker.engine.listen(address, socket) {
             Ok(listener) => {
                 let door = Rc::new(OpenDoor::new(plan));
-                self.doors.insert(address, Rc::clone(&door));
+                if let Some(before) = self.doors.insert(address, Rc::clone(&door)) {
+                    before.close();
+                }
                 let worker = Rc::clone(&self.worker);
                 let notices = self.notices.clone();
                 let _ = notices.try_send(Notice::DoorOpened(address));
@@ -395,7 +385,7 @@ impl<E: Engine> Commander<E> {
         self.worker.draining.set(true);
         self.doors.drain().for_each(|(_, door)| door.close());
         for (_, connection) in self.worker.connections.borrow().iter() {
-            connection.wake_if_idle();
+            connection.wake();
         }
         let worker = Rc::clone(&self.worker);
         let notices = self.notices.clone();

@@ -21,7 +21,7 @@ fn world(policy: sluice_policy::PolicyInput) -> World {
 fn serve_origins(world: &World) {
     let host = world.host(200);
     for address in [ALLOWED, DENIED] {
-        origin::serve_http(&host, SocketAddr::new(address.into(), 80));
+        origin::serve_http(&host, SocketAddr::new(address.into(), 80), &origin::Ledger::default());
         for port in [443, 5432, 9000] {
             origin::serve_echo(&host, SocketAddr::new(address.into(), port));
         }

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::Reason;
 use sluice_proto::http1::reason_phrase;
+use sluice_telemetry::ResponseFlags;
 
-use super::Client;
+use super::{After, Client};
 use crate::record::Record;
 use crate::route::Route;
 
@@ -33,8 +34,8 @@ pub(super) struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// Sends the answer and notes it in the record. A client that is gone is no error here.
-    pub(super) async fn send<E: Engine>(&self, client: &Client<E>, record: &mut Record<E>) {
+    /// Sends the answer, notes it in the record and gives what becomes of the connection.
+    pub(super) async fn send<E: Engine>(&self, client: &Client<E>, record: &mut Record<E>) -> After {
         record.code(self.status);
         let text = {
             let snapshot = client.worker().snapshot();
@@ -48,7 +49,15 @@ impl Answer<'_> {
         // A client that does not read must not keep us: the answer gets as long as a lingering close.
         let limit_ms = client.worker().snapshot().limits.linger_timeout_ms;
         client.deadline.set(client.after_ms(limit_ms));
-        let _ = client.deadline.run(client.stream.send(buffer)).await;
+        match client.deadline.run(client.stream.send(buffer)).await {
+            Ok(Ok(())) if self.persistent => After::KeepAlive,
+            Ok(Ok(())) => After::Close,
+            // It is gone, or has part of an answer and takes no more.
+            Ok(Err(_)) | Err(_) => {
+                record.flag(ResponseFlags::DC);
+                After::Reset
+            }
+        }
     }
 
     /// The whole answer, head and body.

@@ -19,11 +19,12 @@ use sluice_telemetry::access_log::Field;
 use super::exchange::{Request, Unacceptable};
 use super::identity::identify;
 use super::{After, Client, Mode};
+use crate::connection::Connection;
 use crate::reach::{Reached, reach};
 use crate::record::Record;
-use crate::route::{Asker, Route, Wanted};
+use crate::route::{Route, Wanted};
 use crate::session::note_obstacle;
-use crate::sniff::{self, Sniffed};
+use crate::sniff::{self, Held, Sniffed};
 use crate::tunnel;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -34,7 +35,7 @@ pub(super) async fn serve<E: Engine>(
     request: &Request<'_>,
     mut record: Record<E>,
 ) -> Option<(Client<E>, After)> {
-    client.connection.protocol.set("connect");
+    record.is_connect();
     let Ok(asker) = identify(&client, request.head) else {
         let after = request.unauthenticated(&client, &mut record).await;
         return Some((client, after));
@@ -48,7 +49,7 @@ pub(super) async fn serve<E: Engine>(
     };
     let route = client.route(&asker, wanted);
     if sniffs_for_a_name(&client, &route) {
-        return unnamed(client, record, asker, route).await;
+        return unnamed(client, record, route).await;
     }
     record.decided(&route);
     if route.is_denied() {
@@ -97,7 +98,13 @@ async fn establish<E: Engine>(client: &Client<E>, record: &mut Record<E>) -> std
     debug_assert!(fits, "an empty buffer takes a line");
     record.code(200);
     record.become_tunnel();
-    client.stream.send(answer).await.inspect_err(|_| record.flag(ResponseFlags::DC))
+    client.deadline.set(client.after_ms(client.worker().snapshot().limits.linger_timeout_ms));
+    let sent = client.deadline.run(client.stream.send(answer)).await;
+    let sent = sent.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    sent.inspect_err(|_| {
+        record.flag(ResponseFlags::DC);
+        client.stream.reset();
+    })
 }
 
 /// A port that is declared TLS: a ClientHello whose name stays inside the rule, or the flow is cut before any payload.
@@ -111,8 +118,8 @@ async fn typed_tls<E: Engine>(
     let refused = match sniff::client_hello(&connection, &stream, held).await {
         Ok(Sniffed { hello, early }) => {
             note_server_name(&mut record, &hello);
-            match inner_route(&connection.worker, &hello, &route.asker, route.wanted.clone()) {
-                Some(inner) if !inner.is_denied() && inner.same_rule(route) => {
+            match inner_route(&connection, &hello, route.wanted.clone()) {
+                Ok(Some(inner)) if !inner.is_denied() && inner.same_rule(route) => {
                     return tunnel::start(connection, record, stream, reached, Some(early));
                 }
                 _ => Reason::NameMismatch,
@@ -141,6 +148,7 @@ fn typed_http<E: Engine>(
     };
     worker.pool.put(&key, reached.stream, Rc::clone(&route), worker.engine.now());
     client.mode = Mode::Inner { outer: route, bound: true };
+    client.served = false;
     (client, After::KeepAlive)
 }
 
@@ -207,45 +215,51 @@ fn sniffs_for_a_name<E: Engine>(client: &Client<E>, route: &Route) -> bool {
 async fn unnamed<E: Engine>(
     mut client: Client<E>,
     mut record: Record<E>,
-    asker: Rc<Asker>,
     by_address: Rc<Route>,
 ) -> Option<(Client<E>, After)> {
     if establish(&client, &mut record).await.is_err() {
         return None;
     }
-    let first = match first_bytes(&mut client).await {
-        First::Bytes(buffer) => buffer,
-        First::Silence => Buffer::end_of_stream(),
-        First::Gone => return None,
+    let Some(first) = first_bytes(&mut client).await else {
+        record.decided(&by_address);
+        record.flag(ResponseFlags::DC);
+        return None;
     };
-    if looks_like_http(&first) {
+    if first.as_deref().is_some_and(looks_like_http) {
+        // Each request is decided and recorded by itself.
+        record.details("tunnel_of_requests");
         drop(record);
-        client.held = Some(first);
+        client.held = first;
         client.mode = Mode::Inner { outer: by_address, bound: false };
         return Some((client, After::KeepAlive));
     }
     let Client { connection, stream, .. } = client;
-    let (route, early) = if first.first() == Some(&22) {
-        match sniff::client_hello(&connection, &stream, Some(first)).await {
+    let (named, early) = if first.as_deref().is_some_and(|first| first.first() == Some(&22)) {
+        let refused = match sniff::client_hello(&connection, &stream, first).await {
             Ok(Sniffed { hello, early }) => {
                 note_server_name(&mut record, &hello);
-                let wanted = by_address.wanted.clone();
-                match inner_route(&connection.worker, &hello, &asker, wanted) {
-                    Some(route) => (route, Some(early)),
-                    None => (by_address, Some(early)),
-                }
+                inner_route(&connection, &hello, by_address.wanted.clone()).map(|route| (route, Some(early)))
             }
-            Err(no_hello) => {
-                cut(record, no_hello.reason(), &stream, None);
+            Err(no_hello) => Err(no_hello.reason()),
+        };
+        match refused {
+            Ok(sniffed) => sniffed,
+            Err(reason) => {
+                cut(record, reason, &stream, None);
                 return None;
             }
         }
     } else {
-        (by_address, Some(first).filter(|first| !first.is_empty()))
+        (None, first)
     };
+    // Without a name the address decides, under the policy that is in force by now.
+    let route = named.unwrap_or_else(|| {
+        let asker = Rc::clone(&connection.asker.borrow());
+        connection.worker.decide(&asker, by_address.wanted.clone())
+    });
     record.decided(&route);
     if route.is_denied() {
-        record.flag(ResponseFlags::UH);
+        record.black_holed();
         stream.reset();
         return None;
     }
@@ -260,45 +274,62 @@ async fn unnamed<E: Engine>(
     None
 }
 
-enum First {
-    Bytes(Buffer),
-    /// Nothing came in time: the address alone decides.
-    Silence,
-    Gone,
-}
-
-async fn first_bytes<E: Engine>(client: &mut Client<E>) -> First {
-    if let Some(held) = client.held.take() {
-        return First::Bytes(held);
-    }
+/// Reads as much as tells what is spoken: `Some(None)` where nothing came in time, an empty buffer where the client
+/// only listens, `None` where it is gone.
+async fn first_bytes<E: Engine>(client: &mut Client<E>) -> Option<Option<Buffer>> {
     client.connection.phase.set(Phase::Sniffing);
     let sniff_ms = client.worker().snapshot().limits.sniff_timeout_ms;
     client.deadline.set(client.after_ms(sniff_ms));
-    match client.deadline.run(client.stream.receive()).await {
-        Ok(Ok(buffer)) if !buffer.is_empty() => First::Bytes(buffer),
-        Ok(_) => First::Gone,
-        Err(_) => First::Silence,
+    let mut held = Held::default();
+    let mut next = client.held.take();
+    loop {
+        let buffer = match next.take() {
+            Some(buffer) => buffer,
+            None => match client.deadline.run(client.stream.receive()).await {
+                Ok(received) => received.ok()?,
+                Err(_) => return Some(Some(held.into_buffer()).filter(|held| !held.is_empty())),
+            },
+        };
+        if buffer.is_empty() {
+            return held.bytes().is_empty().then_some(Some(buffer));
+        }
+        held.push(buffer);
+        if !may_become_http(held.bytes()) {
+            return Some(Some(held.into_buffer()));
+        }
     }
+}
+
+/// The longest method that is looked for.
+const METHOD_BYTES_MAX: usize = 16;
+
+fn method_bytes(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count()
 }
 
 /// Whether bytes begin as an HTTP request does: a method of capital letters, then a space.
 fn looks_like_http(bytes: &[u8]) -> bool {
-    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
-    (3..=16).contains(&method) && bytes.get(method) == Some(&b' ')
+    let method = method_bytes(bytes);
+    (3..=METHOD_BYTES_MAX).contains(&method) && bytes.get(method) == Some(&b' ')
 }
 
-/// The decision on the name inside a tunnel; `None` where the ClientHello has none.
+/// Whether bytes are too few to tell.
+fn may_become_http(bytes: &[u8]) -> bool {
+    bytes.len() <= METHOD_BYTES_MAX && method_bytes(bytes) == bytes.len()
+}
+
+/// The decision on the name inside a tunnel; `None` where the ClientHello has none. A name that is none is refused.
 fn inner_route<E: Engine>(
-    worker: &crate::worker::Worker<E>,
+    connection: &Connection<E>,
     hello: &ClientHello,
-    asker: &Rc<Asker>,
     outer: Wanted,
-) -> Option<Rc<Route>> {
-    let name = hello.server_name?;
+) -> Result<Option<Rc<Route>>, Reason> {
+    let Some(name) = hello.server_name else { return Ok(None) };
     let mut scratch = HostBuf::new();
-    let host = parse_host(name.as_bytes(), &mut scratch).ok()?;
-    let named = Wanted::named(host, outer.port);
-    Some(worker.decide(asker, Wanted { original: outer.original, ..named }))
+    let host = parse_host(name.as_bytes(), &mut scratch).map_err(|_| Reason::Malformed)?;
+    let wanted = Wanted { original: outer.original, ..Wanted::named(host, outer.port) };
+    let asker = Rc::clone(&connection.asker.borrow());
+    Ok(Some(connection.worker.decide(&asker, wanted)))
 }
 
 fn note_server_name<E: Engine>(record: &mut Record<E>, hello: &ClientHello) {
@@ -338,5 +369,7 @@ mod tests {
         assert!(!looks_like_http(b"\x16\x03\x01"));
         assert!(!looks_like_http(b"get / HTTP/1.1"));
         assert!(!looks_like_http(b""));
+        assert!(may_become_http(b"G") && may_become_http(b"GET"));
+        assert!(!may_become_http(b"GET ") && !may_become_http(b"\x16") && !may_become_http(b"SSH-"));
     }
 }

@@ -81,7 +81,19 @@ impl Request<'_> {
             let outcome = response::exchange(client, self, &reached.stream, record).await;
             match outcome {
                 // RFC 9110 §9.2.2: the origin may have closed an idle connection just when we used it.
-                Outcome::Unanswered if reached.reused && !fresh && self.may_be_sent_again() => fresh = true,
+                Outcome::Unanswered
+                    if reached.reused
+                        && !fresh
+                        && self.may_be_sent_again()
+                        && !client.connection.is_cut() =>
+                {
+                    fresh = true;
+                }
+                Outcome::Unanswered if client.connection.is_cut() => {
+                    record.flag(ResponseFlags::LR);
+                    record.details("local_reset");
+                    return After::Reset;
+                }
                 Outcome::Unanswered => {
                     record.flag(ResponseFlags::UC);
                     record.details("upstream_reset_before_response_started{connection_termination}");
@@ -133,6 +145,9 @@ impl Request<'_> {
                 return Err(malformed(
                     "this is a proxy: the request target must be absolute (http://host/path)",
                 ));
+            }
+            (Mode::Inner { .. }, Target::Absolute { scheme: Scheme::Https, .. }) => {
+                return Err(malformed("https:// in a tunnel of plain HTTP"));
             }
             (Mode::Inner { outer, .. }, Target::Origin(_) | Target::Asterisk | Target::Absolute { .. }) => {
                 let authority = self.head.authority().ok_or_else(|| malformed("no Host"))?;
@@ -270,6 +285,11 @@ impl Request<'_> {
         obstacle: Obstacle,
     ) -> After {
         let text = match obstacle {
+            Obstacle::Cut => {
+                record.flag(ResponseFlags::LR);
+                record.details("local_reset");
+                return After::Reset;
+            }
             Obstacle::Denied(reason, would_allow) => {
                 return self.deny(client, record, route, reason, would_allow.as_deref()).await;
             }
@@ -329,8 +349,7 @@ impl Request<'_> {
     }
 
     async fn send<E: Engine>(&self, client: &Client<E>, record: &mut Record<E>, answer: Answer<'_>) -> After {
-        answer.send(client, record).await;
-        if answer.persistent { After::KeepAlive } else { After::Close }
+        answer.send(client, record).await
     }
 }
 

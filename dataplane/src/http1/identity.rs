@@ -26,6 +26,7 @@ pub(super) fn identify<E: Engine>(
     let known = Rc::clone(&connection.asker.borrow());
     let auth = if matches!(client.mode, super::Mode::Proxy) { connection.door.auth } else { Auth::Off };
     let value = match (auth, head.headers.find(HeaderName::ProxyAuthorization)) {
+        (Auth::Off, _) if connection.lacks_credentials() => return Err(Unauthenticated),
         (Auth::Off, _) => return Ok(known),
         (Auth::Optional, None) => return Ok(connection.asker_by_address()),
         (Auth::Required, None) => return Err(Unauthenticated),
@@ -35,12 +36,13 @@ pub(super) fn identify<E: Engine>(
     let snapshot = client.worker().snapshot();
     let identity =
         snapshot.credentials.verify(credentials.user(), credentials.password()).ok_or(Unauthenticated)?;
-    if known.proof == Proof::Credentials && known.identity.as_ref() == Some(identity) {
+    if known.user.as_deref() == Some(credentials.user()) && known.identity.as_ref() == Some(identity) {
         return Ok(known);
     }
     let asker = Rc::new(Asker {
         proof: Proof::Credentials,
         identity: Some(std::sync::Arc::clone(identity)),
+        user: Some(credentials.user().into()),
         address: known.address,
     });
     *connection.asker.borrow_mut() = Rc::clone(&asker);

@@ -19,7 +19,7 @@ use sluice_policy::Reason;
 use sluice_proto::http1::{HeadCursor, HeadError, HeadLimits, Progress, RequestHead};
 use sluice_telemetry::access_log::Field;
 
-use crate::connection::{Admitted, Connection};
+use crate::connection::Admitted;
 use crate::linger::linger;
 use crate::record::Record;
 use crate::route::Route;
@@ -46,6 +46,8 @@ pub(crate) struct Client<E: Engine> {
     pub(crate) mode: Mode,
     /// Bytes received and not yet consumed.
     held: Option<Buffer>,
+    /// Whether a request has been read already.
+    served: bool,
     /// The client has ended its write side: no request follows what is held.
     ended: bool,
     deadline: Deadline<E>,
@@ -85,6 +87,9 @@ pub(crate) async fn serve<E: Engine>(mut client: Client<E>) {
         match after {
             After::KeepAlive => {}
             After::Close => {
+                if client.ended {
+                    return;
+                }
                 client.connection.phase.set(Phase::Lingering);
                 return linger(&client.connection.worker, client.stream).await;
             }
@@ -104,7 +109,7 @@ enum Refusal {
 impl<E: Engine> Client<E> {
     pub(crate) fn new(connection: Admitted<E>, stream: E::Stream, mode: Mode, held: Option<Buffer>) -> Self {
         let deadline = Deadline::new(connection.worker.engine.clone());
-        Self { connection, stream, mode, held, ended: false, deadline, memo: None }
+        Self { connection, stream, mode, held, served: false, ended: false, deadline, memo: None }
     }
 
     pub(crate) fn worker(&self) -> &Rc<crate::worker::Worker<E>> {
@@ -153,15 +158,22 @@ impl<E: Engine> Client<E> {
 
     /// Waits between two requests, holding no buffer. `None` when the client ends, fails, or is idle for too long.
     async fn first_bytes(&mut self) -> Option<Buffer> {
-        if self.ended || self.worker().is_draining() {
+        if self.ended || (self.served && self.worker().is_draining()) {
             return None;
         }
         let connection = Rc::clone(&self.connection);
         connection.phase.set(Phase::Idle);
         let idle_ms = self.worker().snapshot().limits.client_keepalive_timeout_ms;
         self.deadline.set(self.after_ms(idle_ms));
-        let received = self.deadline.run(connection.until_drained(self.stream.receive())).await;
+        let mut received = self.deadline.run(connection.unless_draining(self.stream.receive())).await;
+        if matches!(received, Ok(None)) && !self.served {
+            // The first request of a client that has just connected may be on its way already.
+            let first_ms = self.worker().snapshot().limits.linger_timeout_ms;
+            self.deadline.set(self.after_ms(first_ms));
+            received = self.deadline.run(self.stream.receive()).await.map(Some);
+        }
         connection.phase.set(Phase::Http);
+        self.served = true;
         match received {
             Ok(Some(Ok(buffer))) if !buffer.is_empty() => Some(buffer),
             _ => None,
@@ -187,30 +199,11 @@ impl<E: Engine> Client<E> {
         record.entry.set_text(Field::ConnectionTerminationDetails, &text);
         let answer =
             answer::Answer { status, text: &text, reason: Some(reason), ..answer::Answer::default() };
-        answer.send(self, &mut record).await;
-        After::Close
+        answer.send(self, &mut record).await
     }
 }
 
 /// Parses a head that [`Client::next_head`] has found whole.
 fn reparse<'b, E: Engine>(client: &Client<E>, bytes: &'b [u8]) -> Option<RequestHead<'b>> {
     sluice_proto::http1::parse_request_head(bytes, &client.head_limits()).ok()?.complete()
-}
-
-impl<E: Engine> Connection<E> {
-    /// Runs `future` unless the worker drains meanwhile.
-    async fn until_drained<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        let mut future = std::pin::pin!(future);
-        std::future::poll_fn(|cx| {
-            if let std::task::Poll::Ready(output) = future.as_mut().poll(cx) {
-                return std::task::Poll::Ready(Some(output));
-            }
-            if self.worker.is_draining() {
-                return std::task::Poll::Ready(None);
-            }
-            self.wake_on_drain(cx.waker());
-            std::task::Poll::Pending
-        })
-        .await
-    }
 }

@@ -76,6 +76,8 @@ enum UploadError {
 enum DownloadError {
     /// The connection ended before the first byte.
     Unanswered,
+    /// The connection ended within a head or behind an interim one.
+    HeadLost,
     /// What came is no response that we could pass on.
     BadHead,
     /// The response broke off behind its head.
@@ -164,20 +166,17 @@ impl<E: Engine> Exchange<'_, E> {
             let mut download = pin!(self.download(request, draining));
             let mut uploading = true;
             let race = poll_fn(|cx| {
+                // The upload first: an answer to a whole request must find it whole.
+                let mut failed = None;
+                if uploading && let Poll::Ready(error) = upload.as_mut().poll(cx) {
+                    uploading = false;
+                    // An origin may answer and close without reading the body: its answer counts.
+                    failed = Some(error).filter(|error| !matches!(error, UploadError::Upstream));
+                }
                 if let Poll::Ready(result) = download.as_mut().poll(cx) {
                     return Poll::Ready(Event::Down(result));
                 }
-                if uploading && let Poll::Ready(error) = upload.as_mut().poll(cx) {
-                    // An origin may answer and close without reading the body: its answer counts.
-                    if !matches!(error, UploadError::Upstream) {
-                        return Poll::Ready(Event::Up(error));
-                    }
-                    uploading = false;
-                    if let Poll::Ready(result) = download.as_mut().poll(cx) {
-                        return Poll::Ready(Event::Down(result));
-                    }
-                }
-                Poll::Pending
+                failed.map_or(Poll::Pending, |error| Poll::Ready(Event::Up(error)))
             });
             self.deadline.run(race).await
         };
@@ -215,6 +214,11 @@ impl<E: Engine> Exchange<'_, E> {
     fn failed_down(&self, error: &DownloadError, record: &mut Record<E>) -> Outcome {
         match error {
             DownloadError::Unanswered => Outcome::Unanswered,
+            DownloadError::HeadLost => {
+                record.flag(ResponseFlags::UC);
+                record.details("upstream_reset_before_response_started{connection_termination}");
+                self.fail(503, "the destination closed the connection before it answered")
+            }
             DownloadError::BadHead => {
                 record.flag(ResponseFlags::UPE);
                 record.details("upstream_reset_before_response_started{protocol_error}");
@@ -308,8 +312,8 @@ impl<E: Engine> Exchange<'_, E> {
     async fn download(&self, request: &Request<'_>, draining: bool) -> Result<Downloaded, DownloadError> {
         let client_version = request.head.version;
         let mut held: Option<Buffer> = None;
-        for _ in 0..INTERIM_HEADS_MAX {
-            let bytes = self.response_head(&mut held, request.head.method).await?;
+        for earlier in 0..INTERIM_HEADS_MAX {
+            let bytes = self.response_head(&mut held, request.head.method, earlier > 0).await?;
             let head = self.parse(&bytes, request.head.method).ok_or(DownloadError::BadHead)?;
             let rest = bytes.len() - head.length;
             if !head.is_interim() {
@@ -323,6 +327,8 @@ impl<E: Engine> Exchange<'_, E> {
                 let rewrite = ResponseRewrite { client: client_version, persistent: true, set: &[] };
                 let interim = self.compose_head(&head, &rewrite)?;
                 self.send_down(interim).await?;
+                // Between two heads there is room for an answer of ours.
+                self.downstream_touched.set(false);
             }
             if rest > 0 {
                 let mut after = Buffer::with_capacity(rest);
@@ -339,6 +345,7 @@ impl<E: Engine> Exchange<'_, E> {
         &self,
         held: &mut Option<Buffer>,
         method: Method,
+        behind_interim: bool,
     ) -> Result<Buffer, DownloadError> {
         let limits = self.head_limits();
         let mut cursor = HeadCursor::default();
@@ -348,10 +355,10 @@ impl<E: Engine> Exchange<'_, E> {
                 Some(buffer) => buffer,
                 None => match self.upstream.receive().await {
                     Ok(buffer) if !buffer.is_empty() => buffer,
-                    _ if whole.bytes().is_empty() && !self.downstream_touched.get() => {
+                    _ if whole.bytes().is_empty() && !behind_interim => {
                         return Err(DownloadError::Unanswered);
                     }
-                    _ => return Err(DownloadError::BadHead),
+                    _ => return Err(DownloadError::HeadLost),
                 },
             };
             whole.push(buffer);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_engine_sim::{SimEngine, SimStream};
@@ -18,6 +19,8 @@ pub struct Response {
     pub reason: Option<String>,
     /// Whether the connection may be used again.
     pub persistent: bool,
+    /// The request that the origin answered, by its `x-id`.
+    pub id: Option<u64>,
 }
 
 /// A client's connection.
@@ -41,7 +44,24 @@ impl Client {
         Ok(())
     }
 
-    /// Reads one response; an error where it is not whole.
+    /// Sends bytes in pieces of at most `piece_bytes`, a pause behind each of them where `pause` is not zero.
+    pub async fn send_split(
+        &self,
+        engine: &SimEngine,
+        bytes: &[u8],
+        piece_bytes: usize,
+        pause: Duration,
+    ) -> io::Result<()> {
+        for piece in bytes.chunks(piece_bytes) {
+            self.send(piece).await?;
+            if !pause.is_zero() {
+                engine.sleep_until(engine.now() + pause).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one response; an error where it is not whole: `UnexpectedEof` where the peer ended in order.
     pub async fn response(&mut self, method: Method) -> io::Result<Response> {
         let (length, framing, mut response) = loop {
             match parse_response_head(&self.received, method, &HeadLimits::default()) {
@@ -57,6 +77,7 @@ impl Client {
                         body: Vec::new(),
                         reason: reason.map(|reason| String::from_utf8_lossy(reason).into_owned()),
                         persistent: head.persistent,
+                        id: head.headers.get("x-id").and_then(|id| String::from_utf8_lossy(id).parse().ok()),
                     };
                     break (head.length, head.framing, response);
                 }

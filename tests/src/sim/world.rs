@@ -1,21 +1,21 @@
 //! One worker under test with a control plane of a few lines: a zone instead of DNS, a policy written in place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_bridge::{
-    Addresses, Command, ControlPort, Credentials, Deny, DnsAnswer, DnsFailure, DnsSettings, Door, DoorKind,
-    DoorPlan, Limits, Snapshot, limits::Bounds, pair,
+    Addresses, Auth, Command, ControlPort, CredentialsBuilder, Deny, DenyTls, DnsAnswer, DnsFailure,
+    DnsSettings, Door, DoorKind, DoorPlan, Limits, Notice, Snapshot, limits::Bounds, pair,
 };
 use sluice_dataplane::{WorkerConfig, run_worker};
 use sluice_engine::Engine;
 use sluice_engine_sim::{Sim, SimEngine};
 use sluice_policy::{
-    Cidr, EndpointAddress, EndpointInput, HostPattern, Mode, Origin, PolicyInput, PortInput, Protocol,
-    Resolution, ServiceInput, compile,
+    Cidr, EndpointAddress, EndpointInput, HostPattern, Identity, Mode, Origin, PolicyInput, PortInput,
+    Protocol, Resolution, ServiceInput, compile,
 };
 use sluice_telemetry::Registry;
 use sluice_telemetry::access_log::Entry;
@@ -38,35 +38,93 @@ pub struct World {
     /// The simulation.
     pub sim: Sim,
     commands: mpsc::Sender<Command>,
-    records: Rc<RefCell<Vec<Box<Entry>>>>,
+    records: Rc<RefCell<Vec<Entry>>>,
     drain: Rc<dyn Fn()>,
     /// The metrics.
     pub registry: Registry,
-    generation: RefCell<u64>,
+    /// What DNS says.
+    pub dns: Rc<Dns>,
+    /// What the worker has told control.
+    pub notices: Rc<RefCell<Vec<Notice>>>,
+    setup: RefCell<Setup>,
+    generation: Cell<u64>,
+}
+
+/// What a world starts with beside its policy.
+pub struct Setup {
+    /// The numbers in force.
+    pub limits: Limits,
+    /// Proxy users: name, password, workload.
+    pub users: Vec<(&'static str, &'static str, &'static str)>,
+    /// Whether the proxy door asks for them.
+    pub auth: Auth,
+    /// What the TLS door does to those it refuses.
+    pub deny_tls: DenyTls,
+    /// Ports that are never sniffed in allow-any.
+    pub opaque_ports: &'static [u16],
+    /// Connections that the worker carries.
+    pub connections_max: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            users: Vec::new(),
+            auth: Auth::Off,
+            deny_tls: DenyTls::Reset,
+            opaque_ports: &[],
+            connections_max: 1000,
+        }
+    }
+}
+
+/// The zone and its moods.
+pub struct Dns {
+    zone: HashMap<&'static str, Vec<IpAddr>>,
+    /// Questions for this name are never answered.
+    pub lost: Cell<Option<&'static str>>,
+    /// How long answers live. Milliseconds.
+    pub fresh_ms: Cell<u64>,
+    /// Questions so far.
+    pub asked: Cell<u64>,
 }
 
 impl World {
     /// Starts the worker under `policy` and waits until its doors are open.
     pub fn start(sim: Sim, policy: PolicyInput) -> Self {
+        Self::with(sim, policy, Setup::default())
+    }
+
+    /// The same with a setup of its own.
+    pub fn with(sim: Sim, policy: PolicyInput, setup: Setup) -> Self {
         let registry = Registry::new(sluice_telemetry::Settings::default());
         let (port, control) = pair(0, &Bounds::default());
         let engine = sim.engine();
-        let config = WorkerConfig { connections_max: 1000 };
+        let config = WorkerConfig { connections_max: setup.connections_max };
         engine.spawn(run_worker(engine.clone(), port, registry.worker(), config));
         let ControlPort { commands, questions, notices, records: queue, retired, .. } = control;
         let outside = sim.outside(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9)));
-        outside.spawn(answer_questions(questions, commands.clone()));
-        outside.spawn(swallow(notices));
-        outside.spawn(swallow(retired));
+        let dns = Rc::new(Dns {
+            zone: zone(),
+            lost: Cell::new(None),
+            fresh_ms: Cell::new(1000),
+            asked: Cell::new(0),
+        });
+        outside.spawn(answer_questions(Rc::clone(&dns), questions, commands.clone()));
+        let told = Rc::new(RefCell::new(Vec::new()));
+        outside.spawn(collect(notices, Rc::clone(&told)));
+        outside.spawn(collect(retired, Rc::default()));
         let records = Rc::new(RefCell::new(Vec::new()));
         let queue = RefCell::new(queue);
         let sink = Rc::clone(&records);
         let drain = Rc::new(move || {
             while let Some(entry) = queue.borrow_mut().pop() {
-                sink.borrow_mut().push(entry);
+                sink.borrow_mut().push(*entry);
             }
         });
-        let world = Self { sim, commands, records, drain, registry, generation: RefCell::new(0) };
+        let (setup, generation) = (RefCell::new(setup), Cell::new(0));
+        let world = Self { sim, commands, records, drain, registry, dns, notices: told, setup, generation };
         world.publish(policy);
         for (kind, bind) in [(DoorKind::HttpProxy, PROXY), (DoorKind::Tls, TLS), (DoorKind::Tcp, TCP)] {
             let mut plan = DoorPlan::new(kind, bind);
@@ -75,6 +133,10 @@ impl World {
                 _ => 5432,
             });
             plan.service = (kind == DoorKind::Tcp).then(|| ("default".into(), "db".into()));
+            let setup = world.setup.borrow();
+            (plan.auth, plan.deny_tls) = (setup.auth, setup.deny_tls);
+            plan.opaque_ports = setup.opaque_ports.into();
+            drop(setup);
             world.command(Command::OpenDoor(Door { plan: Arc::new(plan), socket: None }));
         }
         world.sim.run_until_idle();
@@ -83,18 +145,39 @@ impl World {
 
     /// Puts a policy in force.
     pub fn publish(&self, policy: PolicyInput) {
-        *self.generation.borrow_mut() += 1;
+        self.generation.set(self.generation.get() + 1);
+        let setup = self.setup.borrow();
+        let mut credentials = CredentialsBuilder::new().expect("the test machine has randomness");
+        for (user, password, workload) in &setup.users {
+            let identity = Identity { workload: Some((*workload).into()), ..Identity::default() };
+            credentials.add(user, password.as_bytes(), Arc::new(identity)).expect("a user of the test");
+        }
         let snapshot = Snapshot {
-            generation: *self.generation.borrow(),
+            generation: self.generation.get(),
             policy: compile(policy).expect("the test's policy compiles"),
-            limits: Limits::default(),
+            limits: setup.limits.clone(),
             deny: Deny { contact: Some("ask #platform".into()) },
-            credentials: Credentials::none().expect("the test machine has randomness"),
+            credentials: credentials.build(),
             dns: DnsSettings::default(),
             telemetry: sluice_telemetry::Settings::default(),
             access_log: sluice_bridge::AccessLog::All,
         };
         self.command(Command::Snapshot(Arc::new(snapshot)));
+    }
+
+    /// From the next publication on these are the users.
+    pub fn set_users(&self, users: Vec<(&'static str, &'static str, &'static str)>) {
+        self.setup.borrow_mut().users = users;
+    }
+
+    /// The sum of a metric over all label sets that hold `with`.
+    pub fn metric(&self, name: &str, with: &str) -> f64 {
+        let mut text = String::new();
+        self.registry.prometheus(&mut text);
+        let values = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(with)
+        });
+        values.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     }
 
     /// Sends a command to the worker.
@@ -108,14 +191,19 @@ impl World {
     }
 
     /// The records written so far.
-    pub fn records(&self) -> Vec<Box<Entry>> {
+    pub fn records(&self) -> Vec<Entry> {
         (self.drain)();
         self.records.borrow().clone()
     }
 
-    /// Stops the worker and checks that it leaves nothing open.
+    /// Stops the worker and checks that it leaves nothing open and that the books balance.
     pub fn stop(self) {
         self.command(Command::Stop);
+        self.sim.run_for(std::time::Duration::from_secs(5));
+        let seed = self.sim.seed();
+        let (opened, closed) = ("istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total");
+        assert_eq!(self.metric(opened, ""), self.metric(closed, ""), "seed {seed}: opened and closed");
+        assert_eq!(self.metric("egress_active_connections", ""), 0.0, "seed {seed}: active connections");
         let Self { sim, commands, .. } = self;
         drop(commands);
         sim.run_for(std::time::Duration::from_secs(5));
@@ -133,31 +221,43 @@ fn zone() -> HashMap<&'static str, Vec<IpAddr>> {
         ("denied.test", vec![DENIED.into()]),
         ("metadata.test", vec![Ipv4Addr::new(169, 254, 169, 254).into()]),
         ("private.test", vec![Ipv4Addr::new(10, 7, 7, 7).into()]),
+        ("dual.test", vec![Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 1).into(), ALLOWED.into()]),
+        ("open.test", vec![DENIED.into()]),
         ("mixed.test", vec![Ipv4Addr::new(10, 7, 7, 7).into(), ALLOWED.into()]),
     ])
 }
 
 async fn answer_questions(
+    dns: Rc<Dns>,
     mut questions: mpsc::Receiver<sluice_bridge::DnsQuestion>,
     commands: mpsc::Sender<Command>,
 ) {
-    let zone = zone();
     while let Some(question) = questions.recv().await {
-        let addresses = zone.get(&*question.name);
+        dns.asked.set(dns.asked.get() + 1);
+        if dns.lost.get() == Some(&*question.name) {
+            continue;
+        }
+        let addresses = dns.zone.get(&*question.name);
         let v4 = addresses.into_iter().flatten().filter_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
         });
-        let outcome = Addresses::collect(v4, []).ok_or(DnsFailure::NoName);
-        let answer = DnsAnswer { name: question.name, outcome, fresh_ms: 1000, stale_ms: 0 };
+        let v6 = addresses.into_iter().flatten().filter_map(|address| match address {
+            IpAddr::V6(address) => Some(*address),
+            IpAddr::V4(_) => None,
+        });
+        let outcome = Addresses::collect(v4, v6).ok_or(DnsFailure::NoName);
+        let answer = DnsAnswer { name: question.name, outcome, fresh_ms: dns.fresh_ms.get(), stale_ms: 0 };
         if commands.send(Command::Answer(answer)).await.is_err() {
             return;
         }
     }
 }
 
-async fn swallow<T>(mut queue: mpsc::Receiver<T>) {
-    while queue.recv().await.is_some() {}
+async fn collect<T>(mut queue: mpsc::Receiver<T>, into: Rc<RefCell<Vec<T>>>) {
+    while let Some(item) = queue.recv().await {
+        into.borrow_mut().push(item);
+    }
 }
 
 /// Registry-only: `allowed.test` on 80 and 443, `*.allowed.test` on 80, `plain.test`-like names nowhere, and `db`.
@@ -170,10 +270,18 @@ pub fn allow_any() -> PolicyInput {
     policy(Mode::AllowAny)
 }
 
-fn policy(mode: Mode) -> PolicyInput {
+/// What [`registry_only`] and [`allow_any`] are made of.
+pub fn policy(mode: Mode) -> PolicyInput {
     let origin = || Origin::new("simulation", 1);
     let mut web = ServiceInput::new("default", "web", origin());
-    web.hosts = patterns(&["allowed.test", "*.allowed.test", "metadata.test", "private.test", "mixed.test"]);
+    web.hosts = patterns(&[
+        "allowed.test",
+        "*.allowed.test",
+        "metadata.test",
+        "private.test",
+        "mixed.test",
+        "dual.test",
+    ]);
     web.ports = vec![PortInput::new(80, Protocol::Http), PortInput::new(443, Protocol::Tls)];
     let mut opaque = ServiceInput::new("default", "opaque", origin());
     opaque.hosts = patterns(&["allowed.test"]);
@@ -193,7 +301,8 @@ fn policy(mode: Mode) -> PolicyInput {
     input
 }
 
-fn patterns(hosts: &[&str]) -> Vec<HostPattern> {
+/// Hosts, for policies of tests.
+pub fn patterns(hosts: &[&str]) -> Vec<HostPattern> {
     hosts.iter().map(|host| HostPattern::parse(host).expect("a host of the test")).collect()
 }
 
