@@ -1,7 +1,7 @@
 //! A connected socket: receive into pooled buffers when there is something to receive, one send at a time, abort.
 //! It must not know what the bytes mean, nor how a tunnel is relayed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,6 +41,8 @@ struct Inner {
     receiver: RefCell<Option<Waker>>,
     sender: RefCell<Option<Waker>>,
     peer: SocketAddr,
+    /// Asked for once: records name it for every request.
+    local: OnceCell<SocketAddr>,
 }
 
 /// Ends a stream of the epoll engine from elsewhere on its thread.
@@ -60,6 +62,7 @@ impl EpollStream {
                 receiver: RefCell::new(None),
                 sender: RefCell::new(None),
                 peer,
+                local: OnceCell::new(),
             }),
         }
     }
@@ -221,7 +224,7 @@ impl Stream for EpollStream {
 
     fn local_address(&self) -> SocketAddr {
         let unknown = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
-        self.inner.socket.borrow().local_addr().unwrap_or(unknown)
+        *self.inner.local.get_or_init(|| self.inner.socket.borrow().local_addr().unwrap_or(unknown))
     }
 
     fn is_stale(&self) -> bool {
