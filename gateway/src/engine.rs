@@ -81,8 +81,8 @@ fn run(worker: Worker, kind: Kind, busy_poll: bool) -> Result<(), String> {
         let engine = UringEngine::new(settings).map_err(|error| error.to_string())?;
         engine.block_on(run_worker(engine.clone(), port, metrics, config));
     } else {
-        let engine =
-            EpollEngine::new(sluice_engine_epoll::Config::default()).map_err(|error| error.to_string())?;
+        let settings = sluice_engine_epoll::Config { busy_poll, ..sluice_engine_epoll::Config::default() };
+        let engine = EpollEngine::new(settings).map_err(|error| error.to_string())?;
         engine.block_on(run_worker(engine.clone(), port, metrics, config));
     }
     Ok(())

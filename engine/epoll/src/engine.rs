@@ -262,3 +262,51 @@ impl Engine for EpollEngine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn busy_polling_sees_timers_and_sockets_and_ends_with_its_future() {
+        let engine = EpollEngine::new(Config { busy_poll: true, ..Config::default() }).unwrap();
+        for _ in 0..2 {
+            engine.block_on(async {
+                engine.sleep_until(engine.now() + Duration::from_millis(5)).await;
+                let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+                let at = socket.local_addr().unwrap();
+                let listener = engine.listen(at, Some(socket)).unwrap();
+                engine.connect(at, None).await.unwrap();
+                sluice_engine::Listener::accept(&listener).await.unwrap();
+            });
+            assert!(engine.shared.tasks.borrow().is_empty(), "nothing is left behind");
+        }
+        assert_eq!(Rc::strong_count(&engine.shared), 1, "and nothing keeps the engine");
+    }
+
+    #[test]
+    fn tasks_that_are_left_are_dropped() {
+        let engine = EpollEngine::new(Config::default()).unwrap();
+        let again = engine.clone();
+        engine.spawn(async move {
+            let _started_by_a_drop = starts_a_task(again);
+            std::future::pending::<()>().await;
+        });
+        engine.block_on(engine.yield_now());
+        assert!(engine.shared.tasks.borrow().is_empty());
+        assert_eq!(Rc::strong_count(&engine.shared), 1);
+    }
+
+    /// Starts a task that never ends when it is dropped.
+    fn starts_a_task(engine: EpollEngine) -> impl Drop {
+        struct Starts(EpollEngine);
+        impl Drop for Starts {
+            fn drop(&mut self) {
+                self.0.spawn(std::future::pending());
+            }
+        }
+        Starts(engine)
+    }
+}
