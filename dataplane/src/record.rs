@@ -42,6 +42,8 @@ pub(crate) struct Record<E: Engine> {
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
     established: bool,
+    /// The requests inside tell the story instead.
+    superseded: bool,
 }
 
 impl<E: Engine> Record<E> {
@@ -74,12 +76,19 @@ impl<E: Engine> Record<E> {
             request_bytes: 0,
             response_bytes: 0,
             established: false,
+            superseded: false,
         }
     }
 
     /// From now on this is an established tunnel (CONNECT answered with 2xx): counted as a connection.
     pub(crate) fn become_tunnel(&mut self) {
         self.kind = Kind::Tcp;
+    }
+
+    /// Ends the record without a trace: the tunnel carries requests, each of which is decided, counted and logged by
+    /// itself.
+    pub(crate) fn supersede(mut self) {
+        self.superseded = true;
     }
 
     /// What was decided.
@@ -309,6 +318,9 @@ impl<E: Engine> Record<E> {
 
 impl<E: Engine> Drop for Record<E> {
     fn drop(&mut self) {
+        if self.superseded {
+            return self.connection.rest();
+        }
         let revoked = self.connection.revoked.get();
         if revoked {
             self.flag(ResponseFlags::LR);

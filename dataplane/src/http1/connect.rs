@@ -134,12 +134,11 @@ async fn typed_tls<E: Engine>(
 /// that was dialled serves the first of them.
 fn typed_http<E: Engine>(
     mut client: Client<E>,
-    mut record: Record<E>,
+    record: Record<E>,
     route: Rc<Route>,
     reached: Reached<E>,
 ) -> (Client<E>, After) {
-    record.details("tunnel_of_requests");
-    drop(record);
+    record.supersede();
     let worker = client.worker();
     let key = crate::upstream::Key {
         name: route.pool_name(),
@@ -227,8 +226,7 @@ async fn unnamed<E: Engine>(
     };
     if first.as_deref().is_some_and(looks_like_http) {
         // Each request is decided and recorded by itself.
-        record.details("tunnel_of_requests");
-        drop(record);
+        record.supersede();
         client.held = first;
         client.mode = Mode::Inner { outer: by_address, bound: false };
         return Some((client, After::KeepAlive));
