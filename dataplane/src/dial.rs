@@ -1,14 +1,15 @@
-//! From addresses to one connection: the guard on every address, both families, one connect deadline.
+//! From addresses to one connection: staggered attempts, one connect deadline (RFC 8305).
 //!
 //! The address that the guard approved is the very address that is given to connect: nothing resolves in between.
 
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
 use sluice_engine::{Deadline, Engine};
 
 use crate::limits::ADDRESSES_TRIED_MAX;
@@ -37,12 +38,13 @@ impl DialError {
 pub(crate) struct Times {
     /// All attempts together.
     pub(crate) timeout: Duration,
-    /// The head start of the first address family (RFC 8305 §5).
+    /// The head start of each attempt before the next address is tried beside it (RFC 8305 §5).
     pub(crate) stagger: Duration,
 }
 
-/// Connects to the first of `candidates` that answers. The family of the first candidate starts; the other starts
-/// [`Times::stagger`] later or when the first has failed (RFC 8305). Every candidate has passed the guard.
+/// Connects to the first of `candidates` that answers, the families in turn: the next address is tried when the one
+/// before has failed or has not connected within [`Times::stagger`]. Every candidate has passed the guard. Attempts
+/// that lose are given up.
 pub(crate) async fn dial<E: Engine>(
     engine: &E,
     candidates: &[SocketAddr],
@@ -51,62 +53,75 @@ pub(crate) async fn dial<E: Engine>(
 ) -> Result<(E::Stream, SocketAddr), DialError> {
     let deadline = Deadline::new(engine.clone());
     deadline.set(Some(engine.now() + times.timeout));
-    match deadline.run(race_families(engine, candidates, source, times.stagger)).await {
+    match deadline.run(race(engine, candidates, source, times.stagger)).await {
         Ok(connected) => connected.map_err(DialError::Connect),
         Err(_) => Err(DialError::Timeout),
     }
 }
 
-async fn race_families<E: Engine>(
+async fn race<E: Engine>(
     engine: &E,
     candidates: &[SocketAddr],
     source: Option<IpAddr>,
     stagger: Duration,
 ) -> io::Result<(E::Stream, SocketAddr)> {
-    let Some(first) = candidates.first() else {
-        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "no address to connect to"));
+    let attempt = |address: SocketAddr| async move {
+        engine.connect(address, source).await.map(|stream| (stream, address))
     };
-    let same = |address: &&SocketAddr| address.is_ipv4() == first.is_ipv4();
-    let mut leading = pin!(try_each(engine, candidates.iter().filter(same), source));
-    if candidates.iter().all(|address| same(&address)) {
-        return leading.await;
+    if let [only] = candidates {
+        return attempt(*only).await;
     }
-    let pause = pin!(engine.sleep_until(engine.now() + stagger));
-    match select(leading.as_mut(), pause).await {
-        Either::Left((Ok(connected), _)) => return Ok(connected),
-        Either::Left((Err(_), _)) => {
-            return try_each(engine, candidates.iter().filter(|address| !same(address)), source).await;
+    let mut waiting = families_in_turn(candidates).into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address to connect to");
+    loop {
+        match waiting.next() {
+            Some(address) => attempts.push(attempt(address)),
+            None if attempts.is_empty() => return Err(last),
+            None => {}
         }
-        Either::Right(_) => {}
-    }
-    let trailing = pin!(try_each(engine, candidates.iter().filter(|address| !same(address)), source));
-    first_success(leading, trailing).await
-}
-
-/// The first of the two that succeeds; the second's error when both fail.
-async fn first_success<T>(
-    one: impl Future<Output = io::Result<T>> + Unpin,
-    other: impl Future<Output = io::Result<T>> + Unpin,
-) -> io::Result<T> {
-    match select(one, other).await {
-        Either::Left((Ok(value), _)) | Either::Right((Ok(value), _)) => Ok(value),
-        Either::Left((Err(_), rest)) => rest.await,
-        Either::Right((Err(_), rest)) => rest.await,
-    }
-}
-
-/// Tries addresses of one family one after the other.
-async fn try_each<'a, E: Engine>(
-    engine: &E,
-    addresses: impl Iterator<Item = &'a SocketAddr>,
-    source: Option<IpAddr>,
-) -> io::Result<(E::Stream, SocketAddr)> {
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses.take(ADDRESSES_TRIED_MAX) {
-        match engine.connect(*address, source).await {
-            Ok(stream) => return Ok((stream, *address)),
-            Err(error) => last = error,
+        let pause = pin!(engine.sleep_until(engine.now() + stagger));
+        let finished = match select(attempts.next(), pause).await {
+            Either::Left((finished, _)) => finished,
+            // With nobody left to start, what is under way has until the deadline.
+            Either::Right(_) if waiting.len() == 0 => attempts.next().await,
+            Either::Right(_) => continue,
+        };
+        match finished {
+            Some(Ok(connected)) => return Ok(connected),
+            Some(Err(error)) => last = error,
+            None => return Err(last),
         }
     }
-    Err(last)
+}
+
+/// The addresses to try, at most [`ADDRESSES_TRIED_MAX`]: both families in turn, that of the first leading.
+fn families_in_turn(candidates: &[SocketAddr]) -> Vec<SocketAddr> {
+    let leads_v4 = candidates.first().is_some_and(SocketAddr::is_ipv4);
+    let of = |v4: bool| candidates.iter().filter(move |address| address.is_ipv4() == v4).copied();
+    let (mut leading, mut trailing) = (of(leads_v4), of(!leads_v4));
+    let mut order = Vec::with_capacity(candidates.len().min(ADDRESSES_TRIED_MAX));
+    loop {
+        let pair = [leading.next(), trailing.next()];
+        if pair == [None, None] || order.len() >= ADDRESSES_TRIED_MAX {
+            order.truncate(ADDRESSES_TRIED_MAX);
+            return order;
+        }
+        order.extend(pair.into_iter().flatten());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_the_number_is_bounded() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (a, b, c) = (address("[2001:db8::1]:80"), address("[2001:db8::2]:80"), address("192.0.2.1:80"));
+        assert_eq!(families_in_turn(&[a, b, c]), [a, c, b]);
+        assert_eq!(families_in_turn(&[c, a, b]), [c, a, b]);
+        assert_eq!(families_in_turn(&[]), []);
+        assert_eq!(families_in_turn(&[c; 20]).len(), ADDRESSES_TRIED_MAX);
+    }
 }

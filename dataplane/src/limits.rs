@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Addresses of one family that one dial tries, in order.
+/// Addresses that one dial tries.
 pub(crate) const ADDRESSES_TRIED_MAX: usize = 8;
 
 /// Idle upstream connections that one worker keeps.
