@@ -72,6 +72,7 @@ impl Observer for DnsCounts {
     fn lookup(&self, outcome: Result<(), DnsFailure>, stale: bool, took_ms: u64) {
         let word = outcome.map_or_else(DnsFailure::as_str, |()| "ok");
         self.0.count(Family::DnsQueries, &[word], 1);
+        self.0.add(Counter::DnsStaleAnswers, u64::from(stale));
         if let Err(failure) = outcome
             && !failure.is_answer()
         {

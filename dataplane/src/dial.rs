@@ -24,6 +24,15 @@ pub(crate) enum DialError {
 }
 
 impl DialError {
+    /// For the metric: one of a few words.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => "refused",
+            Self::Connect(_) => "error",
+            Self::Timeout => "timeout",
+        }
+    }
+
     /// For the access log and the answer to the client.
     pub(crate) fn to_text(&self) -> String {
         match self {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sluice_bridge::Phase;
 use sluice_engine::Engine;
 use sluice_policy::{EndpointAddress, Reason, Resolution, Service};
+use sluice_telemetry::Family;
 
 use crate::connection::Connection;
 use crate::dial::{self, DialError, Times};
@@ -86,7 +87,10 @@ pub(crate) async fn dial_guarded<E: Engine>(
     };
     let source = route.service.as_ref().and_then(|service| service.source_address);
     let dialled = connection.unless_cut(dial::dial(&worker.engine, candidates, source, times)).await;
-    let (stream, dialled) = dialled.ok_or(Obstacle::Cut)?.map_err(Obstacle::Dial)?;
+    let dialled = dialled.ok_or(Obstacle::Cut)?;
+    let result = dialled.as_ref().map_or_else(DialError::as_str, |_| "ok");
+    worker.metrics.count(Family::UpstreamConnects, &[result], 1);
+    let (stream, dialled) = dialled.map_err(Obstacle::Dial)?;
     // A policy that came meanwhile was asked about the name; nobody knew yet which address would answer.
     let current = still_allowed(connection, route)?;
     if !Rc::ptr_eq(&current, route) {
@@ -112,7 +116,7 @@ pub(crate) async fn candidates<E: Engine>(
     let Plan { mut literals, names, original } = plan(worker, route)?;
     let mut failure = None;
     for (name, port) in &names {
-        match worker.names.resolve(&worker.engine, name).await {
+        match worker.names.resolve(&worker.engine, &worker.metrics, name).await {
             Ok(addresses) => {
                 if let Some(original) = original.filter(|original| addresses.contains(&original.ip())) {
                     return Ok(vec![original]);
@@ -197,6 +201,7 @@ pub(crate) fn guard<E: Engine>(
         .filter(|candidate| match snapshot.policy.guard(*candidate, service) {
             Ok(()) => true,
             Err(refused) => {
+                worker.metrics.count(Family::GuardRefusals, &[refused.class.as_str()], 1);
                 refusal = Some(refused);
                 false
             }

@@ -15,6 +15,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use sluice_bridge::{Addresses, DnsAnswer, DnsFailure, DnsQuestion};
 use sluice_engine::{Deadline, Engine, Instant};
+use sluice_telemetry::{Counter, WorkerMetrics};
 use tokio::sync::mpsc;
 
 use crate::limits::{ANSWER_LIFE_MIN, ANSWER_TIME_MAX, NAMES_MAX};
@@ -70,8 +71,11 @@ impl Names {
     pub(crate) async fn resolve<E: Engine>(
         &self,
         engine: &E,
+        metrics: &WorkerMetrics,
         name: &Arc<str>,
     ) -> Result<Resolved, Unresolved> {
+        let known = self.poll_known(engine, name, Waker::noop()).is_ready();
+        metrics.add(if known { Counter::DnsCacheHits } else { Counter::DnsCacheMisses }, 1);
         let deadline = Deadline::new(engine.clone());
         deadline.set(Some(engine.now() + ANSWER_TIME_MAX));
         let answer = deadline.run(poll_fn(|cx| self.poll_known(engine, name, cx.waker()))).await;

@@ -210,7 +210,8 @@ impl<E: Engine> Worker<E> {
     /// Closes idle upstream connections that are too old or closed by the origin.
     fn sweep_pool(&self) {
         let idle_max = Duration::from_millis(self.snapshot().limits.upstream_keepalive_timeout_ms);
-        self.pool.sweep(self.engine.now(), idle_max, |_, _| true);
+        let closed = self.pool.sweep(self.engine.now(), idle_max, |_, _| true);
+        self.metrics.add(Counter::UpstreamPoolEvictions, closed as u64);
     }
 
     /// Adds what live tunnels moved to their series, so that long flows are seen before they end.
@@ -339,9 +340,9 @@ impl<E: Engine> Commander<E> {
         let notices = self.notices.clone();
         self.worker.engine.spawn(async move {
             let revoked = worker.recheck().await;
-            worker
-                .pool
-                .sweep(worker.engine.now(), Duration::MAX, |route, dialled| worker.may_stay(route, dialled));
+            let keep = |route: &Route, dialled| worker.may_stay(route, dialled);
+            let closed = worker.pool.sweep(worker.engine.now(), Duration::MAX, keep);
+            worker.metrics.add(Counter::UpstreamPoolEvictions, closed as u64);
             // The only reader is control; when it is gone nobody waits for this.
             let _ = notices.send(Notice::Adopted { generation, revoked }).await;
         });

@@ -6,8 +6,8 @@ use sluice_bridge::Phase;
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::{HostBuf, Reason, parse_host};
 use sluice_proto::http1::{Framing, Method, RequestHead, Scheme, Target};
-use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
+use sluice_telemetry::{Counter, ResponseFlags};
 
 use super::answer::{self, Answer};
 use super::identity::{identify, request_id};
@@ -87,6 +87,7 @@ impl Request<'_> {
                         && self.may_be_sent_again()
                         && !client.connection.is_cut() =>
                 {
+                    client.worker().metrics.add(Counter::UpstreamPoolRetries, 1);
                     fresh = true;
                 }
                 Outcome::Unanswered if client.connection.is_cut() => {
@@ -199,10 +200,12 @@ impl Request<'_> {
                 let key = key(*dialled);
                 if let Some(stream) = client.worker().pool.take(&key) {
                     connection.attach(&stream, *dialled);
+                    client.worker().metrics.add(Counter::UpstreamPoolHits, 1);
                     return Ok(Acquired { stream, key, route, reused: true });
                 }
             }
         }
+        client.worker().metrics.add(Counter::UpstreamPoolMisses, 1);
         let reached = reach::dial_guarded(connection, &route, &candidates).await?;
         connection.phase.set(Phase::Http);
         Ok(Acquired { stream: reached.stream, key: key(reached.dialled), route, reused: false })
@@ -298,7 +301,8 @@ impl Request<'_> {
                 record.details("dns_resolution_failure");
                 let why = unresolved.as_str();
                 record.entry.set_static(Field::UpstreamTransportFailureReason, why);
-                format!("the destination's name could not be resolved: {why}")
+                let name = route.wanted.host_text().unwrap_or_else(|| "of the service".into());
+                format!("the name {name} could not be resolved: {why}")
             }
             Obstacle::Dial(error) => {
                 record.flag(ResponseFlags::UF);

@@ -17,6 +17,7 @@ use sluice_bridge::Phase;
 use sluice_engine::{Buffer, Deadline, Engine, Stream};
 use sluice_policy::Reason;
 use sluice_proto::http1::{HeadCursor, HeadError, HeadLimits, Progress, RequestHead};
+use sluice_telemetry::Family;
 use sluice_telemetry::access_log::Field;
 
 use crate::connection::Admitted;
@@ -190,10 +191,17 @@ impl<E: Engine> Client<E> {
     /// Answers bytes that are no acceptable request.
     async fn refuse(&mut self, refusal: Refusal) -> After {
         let mut record = Record::request(&self.connection);
-        let (status, reason, text) = match refusal {
+        let (status, reason, text) = match &refusal {
             Refusal::Head(error) => (error.status(), Reason::Malformed, error.to_string()),
             Refusal::TooSlow => (408, Reason::Limit, "the request head took too long".to_owned()),
         };
+        let error = match status {
+            408 => "too_slow",
+            431 => "too_large",
+            _ => "malformed",
+        };
+        let labels = [&*self.connection.door.name, error];
+        self.worker().metrics.count(Family::ProtocolErrors, &labels, 1);
         record.denied(reason);
         record.details("http1.codec_error");
         record.entry.set_text(Field::ConnectionTerminationDetails, &text);
