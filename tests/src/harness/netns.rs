@@ -1,0 +1,111 @@
+//! Network namespaces of the test, with nftables counters: what left the machine is counted by the kernel.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A namespace with its loopback up. Needs root; see [`Netns::new`].
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// A fresh one.
+    ///
+    /// # Panics
+    /// Without root, `ip` or `nft`.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("sluice-{}-{}", std::process::id(), NEXT.fetch_add(1, SeqCst));
+        system("ip", &["netns", "add", &name]);
+        let netns = Self { name };
+        netns.run("ip", &["link", "set", "lo", "up"]);
+        netns
+    }
+
+    /// Runs a program in it to its end and returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> String {
+        system("ip", &[&["netns", "exec", &self.name, program], arguments].concat())
+    }
+
+    /// A command that runs a program in it.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    /// Gives its loopback one more address, so that packets to it have a way out of the gateway.
+    pub fn address(&self, ip: Ipv4Addr) {
+        self.run("ip", &["address", "add", &format!("{ip}/32"), "dev", "lo"]);
+    }
+
+    /// Counts packets that leave for a range from now on.
+    pub fn count(&self, range: &str) {
+        self.run("nft", &["add table inet watch"]);
+        self.run("nft", &["add chain inet watch out { type filter hook output priority 0; }"]);
+        self.run("nft", &[&format!("add rule inet watch out ip daddr {range} counter")]);
+    }
+
+    /// Packets counted so far.
+    ///
+    /// # Panics
+    /// When nothing is counted.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        let listed = self.run("nft", &["list", "table", "inet", "watch"]);
+        let after = listed.split("counter packets ").nth(1).expect("a counter");
+        after.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+    }
+
+    /// Runs `work` on a thread that lives in the namespace; the sockets it makes belong there.
+    ///
+    /// # Panics
+    /// When the namespace cannot be entered, or `work` panics.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/run/netns/{}", self.name);
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                let file =
+                    open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("the namespace");
+                move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
+                    .expect("root may enter");
+                work()
+            });
+            match inside.join() {
+                Ok(done) => done,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+impl Default for Netns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        Command::new("ip").args(["netns", "delete", &self.name]).status().ok();
+    }
+}
+
+fn system(program: &str, arguments: &[&str]) -> String {
+    let output = match Command::new(program).args(arguments).output() {
+        Ok(output) => output,
+        Err(error) => panic!("{program}: {error}"),
+    };
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {error}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -1,0 +1,14 @@
+//! The whole product as its users meet it, on the engine that `SLUICE_TEST_ENGINE` names. `./test` runs it on both.
+
+mod admin;
+mod cli;
+mod denials;
+mod dns;
+mod doors;
+mod faults;
+mod http1;
+mod logs;
+mod names;
+mod reload;
+mod start;
+mod tunnels;
