@@ -14,18 +14,8 @@ use sluice_tests::sim::{origin, pattern};
 
 fn world(policy: sluice_policy::PolicyInput) -> World {
     let world = World::start(Sim::new(1, Faults::none()), policy);
-    serve_origins(&world);
+    world.serve_origins();
     world
-}
-
-fn serve_origins(world: &World) {
-    let host = world.host(200);
-    for address in [ALLOWED, DENIED] {
-        origin::serve_http(&host, SocketAddr::new(address.into(), 80), &origin::Ledger::default());
-        for port in [443, 5432, 9000] {
-            origin::serve_echo(&host, SocketAddr::new(address.into(), port));
-        }
-    }
 }
 
 fn get(host: &str, tag: u64, length: usize) -> Vec<u8> {
@@ -348,7 +338,7 @@ fn whatever_happens_no_byte_goes_astray() {
         let mode = if seed % 2 == 0 { Mode::RegistryOnly } else { Mode::AllowAny };
         let policy = if seed % 2 == 0 { registry_only() } else { allow_any() };
         let world = World::start(Sim::new(seed, Faults::none()), policy);
-        serve_origins(&world);
+        world.serve_origins();
         world.sim.set_faults(Faults::all());
         let complaints = world.sim.block_on(async {
             let clients = (0..12).map(|id| {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_engine::{Buffer, Engine, Stream};
@@ -26,14 +27,16 @@ pub struct Response {
 /// A client's connection.
 pub struct Client {
     /// The stream itself, for what the methods here do not do.
-    pub stream: SimStream,
+    pub stream: Rc<SimStream>,
+    engine: SimEngine,
     received: Vec<u8>,
 }
 
 impl Client {
     /// Connects to a door.
     pub async fn connect(engine: &SimEngine, door: SocketAddr) -> io::Result<Self> {
-        Ok(Self { stream: engine.connect(door, None).await?, received: Vec::new() })
+        let stream = Rc::new(engine.connect(door, None).await?);
+        Ok(Self { stream, engine: engine.clone(), received: Vec::new() })
     }
 
     /// Sends bytes as they are.
@@ -44,18 +47,25 @@ impl Client {
         Ok(())
     }
 
+    /// Sends bytes in a task of their own, as far as the peer takes them.
+    pub fn start(&self, bytes: &[u8]) {
+        let (stream, bytes) = (Rc::clone(&self.stream), bytes.to_vec());
+        self.engine.spawn(async move {
+            for piece in bytes.chunks(10_000) {
+                // Who reads what comes back sees why it broke off.
+                if stream.send(Buffer::from(piece.to_vec())).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
     /// Sends bytes in pieces of at most `piece_bytes`, a pause behind each of them where `pause` is not zero.
-    pub async fn send_split(
-        &self,
-        engine: &SimEngine,
-        bytes: &[u8],
-        piece_bytes: usize,
-        pause: Duration,
-    ) -> io::Result<()> {
+    pub async fn send_split(&self, bytes: &[u8], piece_bytes: usize, pause: Duration) -> io::Result<()> {
         for piece in bytes.chunks(piece_bytes) {
             self.send(piece).await?;
             if !pause.is_zero() {
-                engine.sleep_until(engine.now() + pause).await;
+                self.engine.sleep_until(self.engine.now() + pause).await;
             }
         }
         Ok(())

@@ -4,6 +4,21 @@ pub mod client;
 pub mod origin;
 pub mod world;
 
+/// A request to a proxy for an origin of [`origin`].
+pub fn request(method: &str, host: &str, what: origin::Behaviour, id: u64, length: usize) -> Vec<u8> {
+    let what = what.name();
+    format!("{method} http://{host}/{what}/{id}/{length} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
+}
+
+/// The same with a body of a known length.
+pub fn request_with_body(method: &str, host: &str, what: origin::Behaviour, id: u64, body: &[u8]) -> Vec<u8> {
+    let (what, length) = (what.name(), body.len());
+    let head = format!(
+        "{method} http://{host}/{what}/{id}/{length} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
 /// The payload that both ends can compute: `length` bytes that depend on `tag`.
 pub fn pattern(tag: u64, length: usize) -> Vec<u8> {
     let mut state = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

@@ -68,6 +68,8 @@ pub enum Behaviour {
     NoContent,
     /// 304 with a `Content-Length`.
     NotModified,
+    /// Half a body, then nothing.
+    Stall,
     /// Never answers.
     Silent,
     /// Closes without an answer.
@@ -87,7 +89,7 @@ pub enum Expected {
 
 impl Behaviour {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Plain,
         Self::Chunked,
         Self::Extra,
@@ -114,6 +116,7 @@ impl Behaviour {
         Self::Switch,
         Self::NoContent,
         Self::NotModified,
+        Self::Stall,
         Self::Silent,
         Self::Die,
     ];
@@ -130,9 +133,12 @@ impl Behaviour {
     /// What a client gets that asks for at least one byte of body.
     pub fn expected(self) -> Expected {
         match self {
-            Self::Short | Self::ShortReset | Self::ChunksShort | Self::ChunksBad | Self::UntilReset => {
-                Expected::Broken
-            }
+            Self::Short
+            | Self::ShortReset
+            | Self::Stall
+            | Self::ChunksShort
+            | Self::ChunksBad
+            | Self::UntilReset => Expected::Broken,
             Self::InterimFlood | Self::Garbage | Self::BadHead | Self::Switch => Expected::Answer(502),
             Self::HalfHead | Self::InterimDie | Self::Die => Expected::Answer(503),
             Self::Silent => Expected::Answer(504),
@@ -299,6 +305,13 @@ impl Connection {
                 let response = fixed(request, 200, &payload);
                 self.send(&response[..response.len() - 1]).await?;
                 return self.end(request.behaviour == B::ShortReset).await;
+            }
+            B::Stall => {
+                let response = fixed(request, 200, &payload);
+                self.send(&response[..response.len() - payload.len().div_ceil(2)]).await?;
+                loop {
+                    self.more().await?;
+                }
             }
             B::ChunksShort => {
                 self.send(&chunked(request, &payload, false)).await?;

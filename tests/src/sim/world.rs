@@ -21,6 +21,8 @@ use sluice_telemetry::Registry;
 use sluice_telemetry::access_log::Entry;
 use tokio::sync::mpsc;
 
+use super::origin::{self, Ledger};
+
 /// Where the proxy door listens.
 pub const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 3128);
 /// Where the TLS door listens.
@@ -183,6 +185,21 @@ impl World {
     /// Sends a command to the worker.
     pub fn command(&self, command: Command) {
         self.commands.try_send(command).expect("the queue of commands has room");
+    }
+
+    /// Starts origins at [`ALLOWED`] and [`DENIED`]: HTTP on 80; an echo on 443, 5432 and 9000; on 9001 one that
+    /// speaks first.
+    pub fn serve_origins(&self) -> Ledger {
+        let host = self.host(200);
+        let ledger = Ledger::default();
+        for address in [ALLOWED, DENIED] {
+            origin::serve_http(&host, SocketAddr::new(address.into(), 80), &ledger);
+            for port in [443, 5432, 9000] {
+                origin::serve_echo(&host, SocketAddr::new(address.into(), port));
+            }
+            origin::serve_greeting(&host, SocketAddr::new(address.into(), 9001));
+        }
+        ledger
     }
 
     /// A host outside the machine under test.
