@@ -14,9 +14,12 @@ pub(crate) const POOLED_PER_DESTINATION_MAX: usize = 256;
 /// Names that a worker's DNS replica holds.
 pub(crate) const NAMES_MAX: usize = 16 * 1024;
 
-/// After this long without an answer from the control thread a lookup has failed; the control thread's own limit is
-/// `[dns] timeout_ms`, always sooner.
-pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+/// After this long without an answer from the control thread a question counts as lost and is asked again; to ask
+/// twice costs nothing there, as questions for one name are one.
+pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Questions that one lookup waits for before it has failed.
+pub(crate) const QUESTIONS_MAX: usize = 3;
 
 /// An answer serves at least this long, so that those who waited for it see it even where its own life is nothing.
 pub(crate) const ANSWER_LIFE_MIN: Duration = Duration::from_millis(100);

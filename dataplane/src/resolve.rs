@@ -18,7 +18,7 @@ use sluice_engine::{Deadline, Engine, Instant};
 use sluice_telemetry::{Counter, WorkerMetrics};
 use tokio::sync::mpsc;
 
-use crate::limits::{ANSWER_LIFE_MIN, ANSWER_TIME_MAX, NAMES_MAX};
+use crate::limits::{ANSWER_LIFE_MIN, ANSWER_TIME_MAX, NAMES_MAX, QUESTIONS_MAX};
 
 /// Why a name has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +77,14 @@ impl Names {
         let known = self.poll_known(engine, name, Waker::noop()).is_ready();
         metrics.add(if known { Counter::DnsCacheHits } else { Counter::DnsCacheMisses }, 1);
         let deadline = Deadline::new(engine.clone());
-        deadline.set(Some(engine.now() + ANSWER_TIME_MAX));
-        let answer = deadline.run(poll_fn(|cx| self.poll_known(engine, name, cx.waker()))).await;
-        answer.unwrap_or(Err(Unresolved::NoAnswer))
+        for _ in 0..QUESTIONS_MAX {
+            deadline.set(Some(engine.now() + ANSWER_TIME_MAX));
+            let answer = deadline.run(poll_fn(|cx| self.poll_known(engine, name, cx.waker()))).await;
+            if let Ok(answer) = answer {
+                return answer;
+            }
+        }
+        Err(Unresolved::NoAnswer)
     }
 
     fn poll_known<E: Engine>(

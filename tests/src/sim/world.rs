@@ -202,6 +202,13 @@ impl World {
         ledger
     }
 
+    /// Starts one more origin.
+    pub fn serve_http_at(&self, address: SocketAddr) -> Ledger {
+        let ledger = Ledger::default();
+        origin::serve_http(&self.host(201), address, &ledger);
+        ledger
+    }
+
     /// A host outside the machine under test.
     pub fn host(&self, last: u8) -> SimEngine {
         self.sim.outside(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
