@@ -1,16 +1,18 @@
 //! The production sessions in a simulated world: first that they do what they should, then that nothing which may
 //! happen to them makes them do anything else.
 
-use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
 
+use sluice_bridge::{Command, Notice};
 use sluice_engine::Engine;
 use sluice_engine_sim::{Faults, Sim};
-use sluice_policy::Mode;
 use sluice_proto::http1::Method;
 use sluice_telemetry::access_log::Field;
+use sluice_tests::sim::chaos::{Asked, Chaos, Rules, judge_records};
 use sluice_tests::sim::client::{Client, client_hello};
+use sluice_tests::sim::pattern;
 use sluice_tests::sim::world::{ALLOWED, DENIED, PROXY, TCP, TLS, World, allow_any, registry_only};
-use sluice_tests::sim::{origin, pattern};
 
 fn world(policy: sluice_policy::PolicyInput) -> World {
     let world = World::start(Sim::new(1, Faults::none()), policy);
@@ -240,126 +242,80 @@ fn a_new_policy_cuts_what_it_denies_and_nothing_else() {
     world.stop();
 }
 
-/// What one of many clients does; gives a complaint where it got something wrong. Errors are no complaint: in this
-/// world connections break.
-async fn one_client(engine: sluice_engine_sim::SimEngine, id: u64, mode: Mode) -> Option<String> {
-    let door = match id % 4 {
-        0 | 1 => PROXY,
-        2 => TLS,
-        _ => TCP,
-    };
-    let mut client = Client::connect(&engine, door).await.ok()?;
-    if door == PROXY && id % 8 < 4 {
-        for turn in 0..5 {
-            let tag = id * 100 + turn;
-            let length = (tag as usize * 7919) % 60_000;
-            let host = if turn == 3 { "denied.test" } else { "allowed.test" };
-            let body = pattern(tag, length);
-            if turn % 2 == 0 {
-                client.send(&get(host, tag, length)).await.ok()?;
-            } else {
-                let head = format!(
-                    "POST http://{host}/{tag}/0 HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n"
-                );
-                client.send(head.as_bytes()).await.ok()?;
-                client.send(&body).await.ok()?;
-            }
-            let response = client.response(Method::Get).await.ok()?;
-            let expected = if turn % 2 == 0 || length == 0 { body } else { origin::summary(&body) };
-            match response.status {
-                200 if host == "denied.test" && mode == Mode::RegistryOnly => {
-                    return Some(format!("client {id} reached a denied host"));
-                }
-                200 if response.body != expected => {
-                    return Some(format!("client {id} turn {turn} got a body that is not its own"));
-                }
-                200 | 408 | 502 | 503 | 504 => {}
-                status => return Some(format!("client {id} got {status}")),
-            }
-            if !response.persistent {
-                return None;
-            }
-        }
-        return None;
+/// One run: many clients, everything may break, and the policy or the worker changes while they are at it.
+fn one_seed(seed: u64) {
+    let kind = seed % 4;
+    let start = if matches!(kind, 0 | 3) { registry_only() } else { allow_any() };
+    let rules = Rules { denies: matches!(kind, 0 | 3), drains: kind == 3 };
+    let world = World::start(Sim::new(seed, Faults::none()), start);
+    let ledger = world.serve_origins();
+    world.sim.set_faults(Faults::all());
+    if seed % 16 == 5 {
+        world.dns.fresh_ms.set(0);
     }
-    let sent = pattern(id, 40_000);
-    let mut expected = sent.clone();
-    match door {
-        PROXY => {
-            client.send(b"CONNECT allowed.test:9000 HTTP/1.1\r\nHost: x\r\n\r\n").await.ok()?;
-            if client.response(Method::Connect).await.ok()?.status != 200 {
-                return None;
+    let asked = Asked::default();
+    let complaints = world.sim.block_on(async {
+        let clients = (0..12).map(|id| {
+            let engine = world.host(10 + id as u8);
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            let client = Chaos { engine: engine.clone(), id, rules, asked: Rc::clone(&asked) };
+            engine.spawn(async move {
+                // A receiver that is gone has panicked already.
+                let _ = sender.send(client.run().await);
+            });
+            receiver
+        });
+        let clients = futures_util::future::join_all(clients.collect::<Vec<_>>());
+        futures_util::future::join(clients, disturb(&world, kind)).await.0
+    });
+    for complaint in complaints {
+        assert_eq!(complaint.expect("the client's task ends"), None, "seed {seed}");
+    }
+    assert_eq!(ledger.repeated(), None, "seed {seed}: a request was sent too often");
+    if rules.denies {
+        let astray = world.sim.engine_attempts().into_iter().find(|attempt| attempt.to.ip() == DENIED);
+        assert_eq!(astray, None, "seed {seed}: a packet to a denied host");
+    }
+    if kind == 2 {
+        world.publish(registry_only());
+        world.sim.run_for(Duration::from_secs(1));
+        let open = world.sim.connections().into_iter().find(|connection| {
+            connection.from_engine && connection.client_open && connection.server.ip() == DENIED
+        });
+        assert_eq!(open, None, "seed {seed}: a connection that the policy denies");
+    }
+    if kind == 3 {
+        world.sim.run_for(Duration::from_secs(12));
+        let drained = |notice: &Notice| matches!(notice, Notice::Drained { .. });
+        assert!(world.notices.borrow().iter().any(drained), "seed {seed}: the drain ends");
+    }
+    let records = world.stop();
+    assert_eq!(judge_records(&asked, &records), None, "seed {seed}");
+}
+
+/// Flips the policy at random moments, or drains at one.
+async fn disturb(world: &World, kind: u64) {
+    let engine = world.host(250);
+    let pause = |millis: u64| {
+        let pause = Duration::from_micros(engine.random() % (millis * 1000));
+        engine.sleep_until(engine.now() + pause)
+    };
+    match kind {
+        2 => {
+            for turn in 0..8 {
+                pause(300).await;
+                world.publish(if turn % 2 == 0 { registry_only() } else { allow_any() });
             }
         }
-        TLS => {
-            let hello = client_hello("allowed.test");
-            client.send(&hello).await.ok()?;
-            expected = [hello, sent.clone()].concat();
+        3 => {
+            pause(1500).await;
+            world.command(Command::Drain { deadline_ms: 10_000 });
         }
         _ => {}
     }
-    let received = {
-        let (stream, bytes) = (&client.stream, &sent);
-        let sending = async {
-            for piece in bytes.chunks(3000) {
-                use sluice_engine::Stream;
-                stream.send(sluice_engine::Buffer::from(piece.to_vec())).await.ok()?;
-            }
-            use sluice_engine::Stream;
-            stream.shutdown().ok()
-        };
-        let receiving = async {
-            use sluice_engine::Stream;
-            let mut all = Vec::new();
-            loop {
-                match stream.receive().await {
-                    Ok(buffer) if buffer.is_empty() => return (all, true),
-                    Ok(buffer) => all.extend_from_slice(&buffer),
-                    Err(_) => return (all, false),
-                }
-            }
-        };
-        futures_util::future::join(sending, receiving).await.1
-    };
-    let (bytes, clean) = received;
-    if !expected.starts_with(&bytes) {
-        return Some(format!("client {id}: the tunnel changed bytes"));
-    }
-    // A door that closed at once never had an upstream: nothing came back, and a clean end would be a lie.
-    if clean && bytes.len() != expected.len() {
-        return Some(format!("client {id}: a clean end after {} of {} bytes", bytes.len(), expected.len()));
-    }
-    None
 }
 
 #[test]
 fn whatever_happens_no_byte_goes_astray() {
-    sluice_engine_sim::for_each_seed(1000, |seed| {
-        let mode = if seed % 2 == 0 { Mode::RegistryOnly } else { Mode::AllowAny };
-        let policy = if seed % 2 == 0 { registry_only() } else { allow_any() };
-        let world = World::start(Sim::new(seed, Faults::none()), policy);
-        world.serve_origins();
-        world.sim.set_faults(Faults::all());
-        let complaints = world.sim.block_on(async {
-            let clients = (0..12).map(|id| {
-                let engine = world.host(10 + id as u8);
-                let (sender, receiver) = tokio::sync::oneshot::channel();
-                let task = engine.clone();
-                engine.spawn(async move {
-                    // A receiver that is gone has panicked already.
-                    let _ = sender.send(one_client(task, id, mode).await);
-                });
-                receiver
-            });
-            futures_util::future::join_all(clients.collect::<Vec<_>>()).await
-        });
-        for complaint in complaints {
-            assert_eq!(complaint.expect("the client's task ends"), None, "seed {seed}");
-        }
-        if mode == Mode::RegistryOnly {
-            let astray = world.sim.engine_attempts().into_iter().find(|attempt| attempt.to.ip() == DENIED);
-            assert_eq!(astray, None, "seed {seed}: a packet to a denied host");
-        }
-        world.stop();
-    });
+    sluice_engine_sim::for_each_seed(1000, one_seed);
 }

@@ -1,5 +1,7 @@
 //! Clients: what an application sends through a door, and a strict reading of what comes back.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -29,6 +31,8 @@ pub struct Client {
     /// The stream itself, for what the methods here do not do.
     pub stream: Rc<SimStream>,
     engine: SimEngine,
+    outgoing: Rc<RefCell<VecDeque<u8>>>,
+    sending: Rc<Cell<bool>>,
     received: Vec<u8>,
 }
 
@@ -36,28 +40,30 @@ impl Client {
     /// Connects to a door.
     pub async fn connect(engine: &SimEngine, door: SocketAddr) -> io::Result<Self> {
         let stream = Rc::new(engine.connect(door, None).await?);
-        Ok(Self { stream, engine: engine.clone(), received: Vec::new() })
+        let (outgoing, sending) = (Rc::default(), Rc::default());
+        Ok(Self { stream, engine: engine.clone(), outgoing, sending, received: Vec::new() })
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes as they are; behind those of [`start`](Self::start), where they are still under way.
     pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        for piece in bytes.chunks(10_000) {
-            self.stream.send(Buffer::from(piece.to_vec())).await?;
+        self.outgoing.borrow_mut().extend(bytes);
+        if self.sending.replace(true) {
+            return Ok(());
         }
-        Ok(())
+        flush(&self.stream, &self.outgoing, &self.sending).await
     }
 
     /// Sends bytes in a task of their own, as far as the peer takes them.
     pub fn start(&self, bytes: &[u8]) {
-        let (stream, bytes) = (Rc::clone(&self.stream), bytes.to_vec());
-        self.engine.spawn(async move {
-            for piece in bytes.chunks(10_000) {
+        self.outgoing.borrow_mut().extend(bytes);
+        if !self.sending.replace(true) {
+            let (stream, outgoing) = (Rc::clone(&self.stream), Rc::clone(&self.outgoing));
+            let sending = Rc::clone(&self.sending);
+            self.engine.spawn(async move {
                 // Who reads what comes back sees why it broke off.
-                if stream.send(Buffer::from(piece.to_vec())).await.is_err() {
-                    return;
-                }
-            }
-        });
+                let _ = flush(&stream, &outgoing, &sending).await;
+            });
+        }
     }
 
     /// Sends bytes in pieces of at most `piece_bytes`, a pause behind each of them where `pause` is not zero.
@@ -71,7 +77,8 @@ impl Client {
         Ok(())
     }
 
-    /// Reads one response; an error where it is not whole: `UnexpectedEof` where the peer ended in order.
+    /// Reads one response; an error where it is not whole: `UnexpectedEof` where the peer ended in order within it,
+    /// `NotConnected` where it ended before it.
     pub async fn response(&mut self, method: Method) -> io::Result<Response> {
         let (length, framing, mut response) = loop {
             match parse_response_head(&self.received, method, &HeadLimits::default()) {
@@ -94,7 +101,12 @@ impl Client {
                 Ok(Progress::Partial) => {}
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
             }
-            self.more().await?;
+            match self.more().await {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.received.is_empty() => {
+                    return Err(io::ErrorKind::NotConnected.into());
+                }
+                more => more?,
+            }
         };
         self.received.drain(..length);
         let mut body = Body::new(framing);
@@ -145,6 +157,22 @@ impl Client {
         }
         self.received.extend_from_slice(&buffer);
         Ok(())
+    }
+}
+
+/// Sends what is to go out; after an error nothing more.
+async fn flush(stream: &SimStream, outgoing: &RefCell<VecDeque<u8>>, sending: &Cell<bool>) -> io::Result<()> {
+    loop {
+        let piece: Vec<u8> = {
+            let mut outgoing = outgoing.borrow_mut();
+            let count = outgoing.len().min(10_000);
+            outgoing.drain(..count).collect()
+        };
+        if piece.is_empty() {
+            sending.set(false);
+            return Ok(());
+        }
+        stream.send(Buffer::from(piece)).await?;
     }
 }
 

@@ -1,5 +1,6 @@
 //! A simulated world around the production worker: its control plane, clients and origins, all under one seed.
 
+pub mod chaos;
 pub mod client;
 pub mod origin;
 pub mod world;

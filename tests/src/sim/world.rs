@@ -220,20 +220,22 @@ impl World {
         self.records.borrow().clone()
     }
 
-    /// Stops the worker and checks that it leaves nothing open and that the books balance.
-    pub fn stop(self) {
+    /// Stops the worker and checks that it leaves nothing open and that the books balance. Gives all records.
+    pub fn stop(self) -> Vec<Entry> {
         self.command(Command::Stop);
         self.sim.run_for(std::time::Duration::from_secs(5));
         let seed = self.sim.seed();
         let (opened, closed) = ("istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total");
         assert_eq!(self.metric(opened, ""), self.metric(closed, ""), "seed {seed}: opened and closed");
         assert_eq!(self.metric("egress_active_connections", ""), 0.0, "seed {seed}: active connections");
+        let records = self.records();
         let Self { sim, commands, .. } = self;
         drop(commands);
         sim.run_for(std::time::Duration::from_secs(5));
         sim.run_until_idle();
         let open = sim.open();
         assert_eq!((open.engine_streams, open.engine_listeners), (0, 0), "seed {}: {open:?}", sim.seed());
+        records
     }
 }
 
