@@ -5,12 +5,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_bridge::source_labels;
 use sluice_engine::{Engine, Instant};
 use sluice_policy::{Decision, Proof, Reason, Verdict};
 use sluice_telemetry::access_log::{Entry, Field};
 use sluice_telemetry::{
     BLACK_HOLE_CLUSTER, Destination as Label, HttpKey, HttpSeries, PASSTHROUGH_CLUSTER, ResponseFlags,
-    Source, SourceId, TcpKey, TcpSeries, Traffic,
+    SourceId, TcpKey, TcpSeries, Traffic,
 };
 
 use crate::connection::Connection;
@@ -187,15 +188,7 @@ impl<E: Engine> Record<E> {
     fn source(&self) -> SourceId {
         let asker = self.connection.asker.borrow();
         let Some(identity) = asker.proven() else { return SourceId::UNKNOWN };
-        self.connection.worker.metrics.source(&Source {
-            workload: identity.workload.as_deref(),
-            namespace: identity.namespace.as_deref(),
-            principal: identity.principal.as_deref(),
-            service_account: identity.service_account.as_deref(),
-            app: identity.app.as_deref(),
-            version: identity.version.as_deref(),
-            cluster: identity.cluster.as_deref(),
-        })
+        self.connection.worker.metrics.source(&source_labels(identity))
     }
 
     fn tcp_series(&self) -> TcpSeries {
