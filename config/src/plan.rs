@@ -131,6 +131,8 @@ pub struct Dns {
 pub struct AccessLog {
     /// Istio's text or JSON.
     pub format: AccessLogFormat,
+    /// What gets a line.
+    pub lines: AccessLogLines,
     /// `None`: standard output.
     pub path: Option<PathBuf>,
 }
@@ -143,6 +145,18 @@ pub enum AccessLogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// What gets an access-log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessLogLines {
+    /// Every request and connection.
+    #[default]
+    All,
+    /// Denials and errors.
+    DeniedAndErrors,
+    /// Nothing.
+    Off,
 }
 
 /// `[admin]`.
@@ -296,6 +310,7 @@ words!(DoorKind, "kind of door": "http_proxy" => HttpProxy, "tls" => Tls, "tcp" 
 words!(Auth, "auth": "off" => Off, "optional" => Optional, "required" => Required);
 words!(DenyTls, "deny_tls": "reset" => Reset, "alert" => Alert);
 words!(AccessLogFormat, "format": "text" => Text, "json" => Json);
+words!(AccessLogLines, "lines": "all" => All, "denied_and_errors" => DeniedAndErrors, "off" => Off);
 words!(EngineChoice, "engine": "auto" => Auto, "uring" => Uring, "epoll" => Epoll);
 words!(HostLabels, "host_labels": "bounded" => Bounded, "istio" => Istio);
 words!(Reporter, "reporter": "source" => Source, "waypoint" => Waypoint, "gateway" => Gateway);

@@ -15,6 +15,7 @@ pub mod explain;
 pub mod heavy;
 pub mod limits;
 pub mod local;
+mod logfile;
 pub mod publish;
 pub mod records;
 mod reload;
@@ -25,6 +26,7 @@ mod watch;
 
 pub use control::Ending;
 pub use doors::BindError;
+pub use logfile::{Append, Appended, FileWriter};
 pub use records::{LogWriter, StreamWriter};
 pub use reload::MakeLogWriter;
 pub use signals::Order;

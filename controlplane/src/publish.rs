@@ -60,7 +60,11 @@ pub fn snapshot(
         credentials: credentials.build(),
         dns: dns(&plan.dns),
         telemetry: telemetry_settings(plan),
-        access_log: bridge::AccessLog::All,
+        access_log: match plan.access_log.lines {
+            config::AccessLogLines::All => bridge::AccessLog::All,
+            config::AccessLogLines::DeniedAndErrors => bridge::AccessLog::DeniedAndErrors,
+            config::AccessLogLines::Off => bridge::AccessLog::Off,
+        },
     })
 }
 

@@ -330,6 +330,22 @@ fn the_access_log_is_rotated_and_its_lines_are_there_within_a_second() {
 }
 
 #[test]
+fn lines_can_be_left_out() {
+    let folder = Folder::new();
+    let log = folder.path("access.log");
+    let config = |lines: &str| format!("{GATEWAY}[access_log]\npath = {log:?}\nlines = \"{lines}\"\n");
+    let mut gateway = Gateway::start(folder, &config("off"), Stdio::null());
+    let written = |text: &str| fs::read_to_string(&log).unwrap_or_default().contains(text);
+    gateway.proxied("http://first.test/");
+    fs::write(gateway.folder.path("sluice.toml"), config("denied_and_errors")).unwrap();
+    gateway.wait_for("configuration in force");
+    gateway.proxied("http://second.test/");
+    eventually("a denial has a line", || written("second.test").then_some(()));
+    assert!(!written("first.test"));
+    assert_eq!(gateway.end().0.code(), Some(0));
+}
+
+#[test]
 fn a_full_disk_and_a_reader_that_does_not_read_disturb_nothing() {
     let full = format!("{GATEWAY}[access_log]\npath = \"/dev/full\"\n");
     let gateway = Gateway::start(Folder::new(), &full, Stdio::null());

@@ -87,7 +87,7 @@ impl Check<'_> {
             }
             absolute.then(|| PathBuf::from(text))
         });
-        Some(AccessLog { format: node.word("format")?, path })
+        Some(AccessLog { format: node.word("format")?, lines: node.word("lines")?, path })
     }
 
     pub(crate) fn admin(&self, root: &Node<'_>) -> Option<Admin> {

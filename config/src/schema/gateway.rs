@@ -290,6 +290,17 @@ const ACCESS_LOG: Section = Section {
             example: "\"json\"",
         },
         Key {
+            name: "lines",
+            kind: Kind::Choice(&[
+                ("all", "every request and connection"),
+                ("denied_and_errors", "what was denied, and what failed"),
+                ("off", "none"),
+            ]),
+            presence: Default("\"all\""),
+            about: "Which requests and connections get a line. Metrics count all of them in any case.",
+            example: "\"denied_and_errors\"",
+        },
+        Key {
             name: "path",
             kind: Kind::Text("an absolute path"),
             presence: Optional("standard output; the gateway's own log goes to standard error"),

@@ -56,7 +56,7 @@ fn services_that_overlap_are_named_with_both_places() {
         "{SERVICE}[[service]]\nname = \"b\"\nhosts = [\"a.example\"]\nallow = [{{ namespace = \"x\" }}]\n"
     );
     let found = warnings(&text);
-    assert!(!found.is_empty() && found[0].contains("a.example port 443"), "{found:#?}");
+    assert!(!found.is_empty() && found[0].contains("a.example port 80 (and 1 more)"), "{found:#?}");
     assert!(found[0].contains("sluice.toml:2:1") && found[0].contains("sluice.toml:5"), "{found:#?}");
 }
 

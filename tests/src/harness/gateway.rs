@@ -24,22 +24,33 @@ pub fn engine() -> String {
 /// When it cannot be built.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(named) = std::env::var_os("SLUICE_TEST_BINARY") {
-            return named.into();
-        }
-        let own = std::env::current_exe().expect("a running test has a path");
-        let profile = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--package", "sluice-gateway", "--bin", "sluice"]);
-        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        build.arg("--target-dir").arg(profile.parent().expect("target"));
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo runs").success(), "sluice does not build");
-        profile.join("sluice")
+    BINARY.get_or_init(|| match std::env::var_os("SLUICE_TEST_BINARY") {
+        Some(named) => named.into(),
+        None => built("sluice-gateway", "sluice"),
     })
+}
+
+/// The sidecar, built once next to this test's own executable.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn sidecar_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| built("sluice-sidecar", "sluice-sidecar"))
+}
+
+fn built(package: &str, binary: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a running test has a path");
+    let profile = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--package", package, "--bin", binary]);
+    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    build.arg("--target-dir").arg(profile.parent().expect("target"));
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo runs").success(), "{binary} does not build");
+    profile.join(binary)
 }
 
 /// A command of the program with nothing of the test's own environment that it could mistake for configuration.

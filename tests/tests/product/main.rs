@@ -9,6 +9,7 @@ mod faults;
 mod http1;
 mod logs;
 mod names;
+mod parity;
 mod reload;
 mod start;
 mod tunnels;

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use sluice_config::Source;
 
 use crate::exit::Exit;
+use crate::product::Product;
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ enum Grade {
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
+pub struct Finding {
     grade: Grade,
     about: &'static str,
     found: String,
@@ -28,22 +29,25 @@ struct Finding {
 }
 
 impl Finding {
-    fn ok(about: &'static str, found: impl Into<String>) -> Self {
+    /// What works.
+    pub fn ok(about: &'static str, found: impl Into<String>) -> Self {
         Self { grade: Grade::Ok, about, found: found.into(), remedy: None }
     }
 
-    fn warn(about: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    /// What works less well than it could, and what to do.
+    pub fn warn(about: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { grade: Grade::Warn, about, found: found.into(), remedy: Some(remedy.into()) }
     }
 
-    fn fail(about: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    /// What does not work, and what to do.
+    pub fn fail(about: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { grade: Grade::Fail, about, found: found.into(), remedy: Some(remedy.into()) }
     }
 }
 
 /// Runs every check; 0 unless one of them fails.
-pub(crate) fn run(source: &Source) -> Exit {
-    let findings = checks::all(source);
+pub(crate) fn run(product: &Product, source: &Source) -> Exit {
+    let findings = checks::all(product, source);
     let mut out = io::stdout();
     for finding in &findings {
         let grade = match finding.grade {

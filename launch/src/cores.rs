@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use crate::product::WorkersDefault;
+
 /// Where cgroup v2 is mounted.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -18,23 +20,30 @@ pub(crate) fn allowed() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
 }
 
-/// The cores for workers, and in words why these.
+/// Where the workers run, one entry for each (`None`: wherever the system puts it), and in words why so.
+pub(crate) type Places = (Vec<Option<usize>>, String);
+
+/// The places of the workers.
 ///
 /// # Errors
 /// A configured core that this process may not run on.
 pub(crate) fn for_workers(
+    default: WorkersDefault,
     configured: Option<&[usize]>,
     allowed: &[usize],
     quota: Option<f64>,
-) -> Result<(Vec<usize>, String), String> {
+) -> Result<Places, String> {
     if let Some(cores) = configured {
         return match cores.iter().find(|core| !allowed.contains(core)) {
             Some(core) => Err(format!(
                 "dataplane.cores: core {core} is not among those that this process may run on ({})",
                 ranges(allowed)
             )),
-            None => Ok((cores.to_vec(), "configured".to_owned())),
+            None => Ok((cores.iter().copied().map(Some).collect(), "configured".to_owned())),
         };
+    }
+    if default == WorkersDefault::One {
+        return Ok((vec![None], "dataplane.cores names none".to_owned()));
     }
     let mut usable = allowed.len();
     let mut why = format!("affinity {}", ranges(allowed));
@@ -48,7 +57,7 @@ pub(crate) fn for_workers(
     let first = allowed.len().saturating_sub(workers);
     why.push_str(", one left to the control plane");
     Ok((
-        allowed[first..].to_vec(),
+        allowed[first..].iter().copied().map(Some).collect(),
         if usable > 1 { why } else { why.replace(", one left to the control plane", "") },
     ))
 }
@@ -98,8 +107,17 @@ fn v1(root: &Path) -> Option<f64> {
     cpu_max(&format!("{} {}", read("cpu.cfs_quota_us")?.trim(), read("cpu.cfs_period_us")?.trim()))
 }
 
+/// `2 on core 1-2`, or `1 on any core`, for people.
+pub(crate) fn describe(places: &[Option<usize>]) -> String {
+    let cores: Vec<usize> = places.iter().copied().flatten().collect();
+    match cores.is_empty() {
+        true => format!("{} on any core", places.len()),
+        false => format!("{} on core {}", places.len(), ranges(&cores)),
+    }
+}
+
 /// `0-3,6` for people.
-pub(crate) fn ranges(cores: &[usize]) -> String {
+fn ranges(cores: &[usize]) -> String {
     let mut out: Vec<String> = Vec::new();
     let mut rest = cores.iter().copied().peekable();
     while let Some(first) = rest.next() {
@@ -117,7 +135,16 @@ mod tests {
     use super::*;
 
     fn workers(configured: Option<&[usize]>, allowed: &[usize], quota: Option<f64>) -> Vec<usize> {
-        for_workers(configured, allowed, quota).expect("cores").0
+        let places = for_workers(WorkersDefault::PerCore, configured, allowed, quota).expect("cores").0;
+        places.into_iter().map(|core| core.expect("pinned")).collect()
+    }
+
+    #[test]
+    fn where_the_machine_is_somebody_elses_one_worker_runs_anywhere() {
+        let (places, why) = for_workers(WorkersDefault::One, None, &[0, 1, 2, 3], None).expect("one");
+        assert_eq!((places.as_slice(), describe(&places).as_str()), (&[None][..], "1 on any core"), "{why}");
+        let (places, _) = for_workers(WorkersDefault::One, Some(&[1, 2]), &[0, 1, 2, 3], None).expect("two");
+        assert_eq!(describe(&places), "2 on core 1-2");
     }
 
     #[test]
@@ -132,7 +159,7 @@ mod tests {
     #[test]
     fn configured_cores_are_taken_or_refused() {
         assert_eq!(workers(Some(&[0, 2]), &[0, 1, 2], Some(1.0)), [0, 2]);
-        let error = for_workers(Some(&[7]), &[0, 1], None).expect_err("not allowed");
+        let error = for_workers(WorkersDefault::PerCore, Some(&[7]), &[0, 1], None).expect_err("not allowed");
         assert!(error.contains('7') && error.contains("0-1"), "{error}");
     }
 

@@ -10,17 +10,17 @@ use sluice_config::{AccessLog, EngineChoice, Source};
 use sluice_controlplane::{
     Ending, Listeners, LogWriter, MakeLogWriter, Setup, StartError, StreamWriter, dns, publish,
 };
-use sluice_logfile::FileWriter;
 use sluice_telemetry::Registry;
 
-use crate::engine::{self, Chosen, Worker};
 use crate::exit::Exit;
 use crate::log::Log;
+use crate::product::{Chosen, Product};
+use crate::worker::{self, Worker};
 use crate::{check, cores, descriptors, report};
 
-/// Runs the gateway until a signal ends it.
-pub(crate) fn run(source: &Source, log: &Log) -> Exit {
-    let exit = start_and_wait(source).unwrap_or_else(|failure| {
+/// Runs until a signal ends it.
+pub(crate) fn run(product: &'static Product, source: &Source, log: &Log) -> Exit {
+    let exit = start_and_wait(product, source).unwrap_or_else(|failure| {
         tracing::error!("{}", failure.what);
         failure.exit
     });
@@ -28,7 +28,7 @@ pub(crate) fn run(source: &Source, log: &Log) -> Exit {
     exit
 }
 
-/// Why the gateway does not start.
+/// Why it does not start.
 struct Failure {
     exit: Exit,
     what: String,
@@ -38,7 +38,7 @@ fn failure(exit: Exit, what: impl ToString) -> Failure {
     Failure { exit, what: what.to_string() }
 }
 
-fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
+fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Failure> {
     let loaded_at = SystemTime::now();
     let loaded = sluice_config::load(source).map_err(|refused| {
         check::print_report(&refused);
@@ -47,16 +47,16 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
     check::print_warnings(&loaded.warnings);
     let plan = loaded.plan;
     let descriptors = descriptors::raise();
-    let chosen = choose_engine(plan.dataplane.engine)?;
+    let chosen = choose_engine(product, plan.dataplane.engine)?;
     let allowed = cores::allowed().map_err(|error| failure(Exit::Internal, error))?;
     let configured = plan.dataplane.cores.as_deref();
-    let (cores, cores_why) = cores::for_workers(configured, &allowed, cores::quota())
+    let (cores, cores_why) = cores::for_workers(product.workers, configured, &allowed, cores::quota())
         .map_err(|refused| failure(Exit::Usage, refused))?;
     let listeners =
         Listeners::bind(&plan, cores.len()).map_err(|refused| failure(Exit::Unavailable, refused))?;
     let addresses = report::Addresses::of(&plan, &listeners);
 
-    let dataplane = plan.dataplane.clone();
+    let busy_poll = plan.dataplane.busy_poll;
     let connections_max = publish::connections_max(&plan.limits, descriptors).div_ceil(cores.len());
     let registry = Registry::new(publish::telemetry_settings(&plan));
     let (worker_ports, ports): (Vec<_>, Vec<_>) =
@@ -68,7 +68,7 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
         listeners,
         ports,
         registry: registry.clone(),
-        make_writer: log_writer(),
+        make_writer: log_writer(product),
         descriptors,
         engine: (chosen.kind.as_str(), chosen.reason.to_owned()),
         resolv_conf: PathBuf::from(dns::RESOLV_CONF),
@@ -79,6 +79,7 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
         other => failure(Exit::Internal, other),
     })?;
     report::print(&report::Facts {
+        product: product.name,
         first: running.first(),
         chosen: &chosen,
         cores: &cores,
@@ -87,9 +88,9 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
         descriptors,
     });
     for (port, core) in worker_ports.into_iter().zip(cores) {
-        let worker = Worker { port, metrics: registry.worker(), core, connections_max };
+        let worker = Worker { port, metrics: registry.worker(), core, connections_max, busy_poll };
         // Not joined: the control plane sees their end, and whatever still hangs ends with the process.
-        engine::start(worker, chosen.kind, &dataplane).map_err(|error| failure(Exit::Internal, error))?;
+        worker::start(product, worker, chosen.kind).map_err(|error| failure(Exit::Internal, error))?;
     }
     match running.wait() {
         Ok(Ending::Drained { .. } | Ending::AtOnce) => Ok(Exit::Ok),
@@ -100,9 +101,8 @@ fn start_and_wait(source: &Source) -> Result<Exit, Failure> {
     }
 }
 
-fn choose_engine(choice: EngineChoice) -> Result<Chosen, Failure> {
-    let probe = || sluice_engine_uring::probe().map(|_| ());
-    let chosen = engine::choose(choice, probe).map_err(|refused| failure(Exit::Unavailable, refused))?;
+fn choose_engine(product: &Product, choice: EngineChoice) -> Result<Chosen, Failure> {
+    let chosen = (product.choose)(choice).map_err(|refused| failure(Exit::Unavailable, refused))?;
     if let Some(why) = &chosen.fallback {
         let engine = chosen.kind.as_str();
         tracing::warn!(
@@ -116,10 +116,10 @@ fn choose_engine(choice: EngineChoice) -> Result<Chosen, Failure> {
 }
 
 /// Lines to the configured file through its own writer, else to standard output.
-fn log_writer() -> MakeLogWriter {
-    Arc::new(|access_log: &AccessLog| -> io::Result<Box<dyn LogWriter>> {
+fn log_writer(product: &'static Product) -> MakeLogWriter {
+    Arc::new(move |access_log: &AccessLog| -> io::Result<Box<dyn LogWriter>> {
         Ok(match &access_log.path {
-            Some(path) => Box::new(FileWriter::open(path)?),
+            Some(path) => (product.open_log)(path)?,
             None => Box::new(StreamWriter::stdout()?),
         })
     })

@@ -11,25 +11,24 @@ use sluice_config::{EngineChoice, Plan, Source};
 use sluice_controlplane::dns;
 
 use super::Finding;
-use crate::{cores, engine};
+use crate::cores;
+use crate::product::Product;
 
 /// A gateway that holds fewer descriptors than this is a toy.
 const DESCRIPTORS_MIN: u64 = 4096;
 /// How long a DNS server may take.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn all(source: &Source) -> Vec<Finding> {
+pub(super) fn all(product: &Product, source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     let plan = configuration(source, &mut findings);
     findings.push(kernel());
     let choice = plan.as_ref().map_or(EngineChoice::Auto, |plan| plan.dataplane.engine);
-    findings.push(uring(choice));
-    findings.push(uring_sysctl());
-    findings.push(locked_memory());
+    findings.extend((product.examine)(choice));
     findings.push(seccomp());
     findings.push(descriptors());
     findings.push(capabilities());
-    findings.push(processors(plan.as_ref()));
+    findings.push(processors(product, plan.as_ref()));
     findings.extend(dns_servers(plan.as_ref()));
     findings
 }
@@ -63,54 +62,6 @@ fn kernel() -> Finding {
         "kernel",
         format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
     )
-}
-
-fn uring(choice: EngineChoice) -> Finding {
-    const ABOUT: &str = "io_uring";
-    let probe = || sluice_engine_uring::probe().map(|_| ());
-    match (probe(), choice) {
-        (Ok(()), _) => Finding::ok(ABOUT, "set-up, operations and self-test pass"),
-        (Err(why), EngineChoice::Uring) => {
-            Finding::fail(ABOUT, format!("{}; engine = \"uring\" demands it", why.reason), why.remedy)
-        }
-        (Err(why), _) => match engine::choose(EngineChoice::Epoll, probe) {
-            Ok(instead) => Finding::warn(
-                ABOUT,
-                format!("{}; {} runs instead", why.reason, instead.kind.as_str()),
-                why.remedy,
-            ),
-            Err(_) => Finding::fail(ABOUT, why.reason, why.remedy),
-        },
-    }
-}
-
-fn uring_sysctl() -> Finding {
-    const ABOUT: &str = "io_uring sysctl";
-    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    match disabled.trim() {
-        "" => Finding::ok(ABOUT, "kernel.io_uring_disabled does not exist on this kernel"),
-        "0" => Finding::ok(ABOUT, "kernel.io_uring_disabled = 0"),
-        "1" => Finding::warn(
-            ABOUT,
-            "kernel.io_uring_disabled = 1: privileged processes and kernel.io_uring_group only",
-            "set it to 0, or put sluice into that group",
-        ),
-        other => Finding::warn(
-            ABOUT,
-            format!("kernel.io_uring_disabled = {other}: nobody may use it"),
-            "sysctl -w kernel.io_uring_disabled=0",
-        ),
-    }
-}
-
-fn locked_memory() -> Finding {
-    match getrlimit(Resource::Memlock).current {
-        None => Finding::ok("locked memory", "unlimited"),
-        Some(bytes) => Finding::ok(
-            "locked memory",
-            format!("{} KiB (kernels from 5.12 on do not count rings)", bytes / 1024),
-        ),
-    }
 }
 
 fn seccomp() -> Finding {
@@ -163,14 +114,14 @@ fn capabilities() -> Finding {
     )
 }
 
-fn processors(plan: Option<&Plan>) -> Finding {
+fn processors(product: &Product, plan: Option<&Plan>) -> Finding {
     const ABOUT: &str = "processors";
     let Ok(allowed) = cores::allowed() else {
         return Finding::warn(ABOUT, "the affinity mask cannot be read", "set dataplane.cores");
     };
     let configured = plan.and_then(|plan| plan.dataplane.cores.as_deref());
-    match cores::for_workers(configured, &allowed, cores::quota()) {
-        Ok((workers, why)) => Finding::ok(ABOUT, format!("workers on {} ({why})", cores::ranges(&workers))),
+    match cores::for_workers(product.workers, configured, &allowed, cores::quota()) {
+        Ok((workers, why)) => Finding::ok(ABOUT, format!("workers: {} ({why})", cores::describe(&workers))),
         Err(why) => {
             Finding::fail(ABOUT, why, "name cores that this process may run on, or leave the key out")
         }

@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sluice_config::{Override, Source};
 
-/// A dedicated egress gateway: decides per destination and per source workload, forwards or black-holes, and tells the
-/// whole story.
+use crate::product::Product;
+
+/// The flags that every binary understands; its name and what it is come from its [`Product`].
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     /// What to do; without one: `run`.
     #[command(subcommand)]
@@ -19,10 +20,10 @@ pub(crate) struct Cli {
     pub(crate) run: Layers,
 }
 
-/// What `sluice` can do.
+/// What can be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the gateway (the default)
+    /// Run (the default)
     Run(Layers),
     /// Check a configuration: every error with its place and remedy; exit code 0 or 64
     Check(Layers),
@@ -110,8 +111,12 @@ impl Layers {
 ///
 /// # Errors
 /// clap's, which are also `--help` and `--version`.
-pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
-    let cli = Cli::try_parse_from(arguments)?;
+pub(crate) fn parse(
+    product: &Product,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Command, clap::Error> {
+    let command = Cli::command().name(product.name).about(product.about).long_about(None);
+    let cli = Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
     Ok(cli.command.unwrap_or(Command::Run(cli.run)))
 }
 
@@ -120,7 +125,7 @@ mod tests {
     use super::*;
 
     fn parsed(arguments: &[&str]) -> Result<Command, clap::Error> {
-        parse(["sluice"].iter().chain(arguments).map(OsString::from))
+        parse(&crate::product::tests::EPOLL, ["sluice"].iter().chain(arguments).map(OsString::from))
     }
 
     #[test]

@@ -9,8 +9,8 @@ use sluice_config::Plan;
 use sluice_controlplane::Listeners;
 use sluice_controlplane::status::Current;
 
-use crate::cores::ranges;
-use crate::engine::Chosen;
+use crate::cores;
+use crate::product::Chosen;
 
 /// Where everything really listens.
 pub(crate) struct Addresses {
@@ -35,9 +35,10 @@ impl Addresses {
 
 /// What the report tells.
 pub(crate) struct Facts<'a> {
+    pub(crate) product: &'static str,
     pub(crate) first: &'a Current,
     pub(crate) chosen: &'a Chosen,
-    pub(crate) cores: &'a [usize],
+    pub(crate) cores: &'a [Option<usize>],
     pub(crate) cores_why: &'a str,
     pub(crate) addresses: &'a Addresses,
     pub(crate) descriptors: u64,
@@ -52,8 +53,16 @@ pub(crate) fn print(facts: &Facts<'_>) {
 }
 
 fn write(facts: &Facts<'_>, out: &mut String) -> std::fmt::Result {
-    let Facts { first: Current { plan, snapshot }, chosen, cores, cores_why, addresses, descriptors } = facts;
-    writeln!(out, "sluice {}", env!("CARGO_PKG_VERSION"))?;
+    let Facts {
+        product,
+        first: Current { plan, snapshot },
+        chosen,
+        cores,
+        cores_why,
+        addresses,
+        descriptors,
+    } = facts;
+    writeln!(out, "{product} {}", env!("CARGO_PKG_VERSION"))?;
     let mut line = |key: &str, value: String| writeln!(out, "  {key:<12} {value}");
     match &plan.file {
         Some(file) => line("config", file.display().to_string())?,
@@ -64,7 +73,7 @@ fn write(facts: &Facts<'_>, out: &mut String) -> std::fmt::Result {
         line("scope", format!("{} for {}", scope.mode.as_str(), scope.source))?;
     }
     line("engine", engine(chosen))?;
-    line("workers", format!("{} on core {} ({cores_why})", cores.len(), ranges(cores)))?;
+    line("workers", format!("{} ({cores_why})", cores::describe(cores)))?;
     for (name, kind, address) in &addresses.doors {
         line("door", format!("{kind} on {address} ({name})"))?;
     }
@@ -82,8 +91,53 @@ fn write(facts: &Facts<'_>, out: &mut String) -> std::fmt::Result {
             counts.services, counts.hosts, counts.addresses, counts.workloads
         ),
     )?;
-    let connections = snapshot.limits.connections_max.unwrap_or(0);
-    line("limits", format!("{descriptors} open files, {connections} connections"))
+    let limits = &snapshot.limits;
+    let connections = limits.connections_max.unwrap_or(0);
+    line("limits", format!("{descriptors} open files, {connections} connections"))?;
+    line(
+        "",
+        format!(
+            "request head {} in {}, TLS hello {} in {}",
+            bytes(limits.head_bytes_max),
+            time(limits.request_head_timeout_ms),
+            bytes(limits.hello_bytes_max),
+            time(limits.sniff_timeout_ms)
+        ),
+    )?;
+    line(
+        "",
+        format!(
+            "connect {}, response head {}, drain {}",
+            time(limits.connect_timeout_ms),
+            time(limits.response_head_timeout_ms),
+            time(limits.drain_timeout_ms)
+        ),
+    )?;
+    line(
+        "",
+        format!(
+            "idle: tunnel {}, half-closed {}, HTTP exchange {}, client {}, upstream {}",
+            time(limits.tunnel_idle_timeout_ms),
+            time(limits.half_closed_timeout_ms),
+            time(limits.http_stream_idle_timeout_ms),
+            time(limits.client_keepalive_timeout_ms),
+            time(limits.upstream_keepalive_timeout_ms)
+        ),
+    )
+}
+
+/// Milliseconds for people: `500 ms`, `10 s`, `1 h`.
+fn time(ms: u64) -> String {
+    match ms {
+        3_600_000.. if ms.is_multiple_of(3_600_000) => format!("{} h", ms / 3_600_000),
+        _ if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
+        _ => format!("{ms} ms"),
+    }
+}
+
+/// Bytes for people: `1000 B`, `32 KiB`.
+fn bytes(count: usize) -> String {
+    if count.is_multiple_of(1024) { format!("{} KiB", count / 1024) } else { format!("{count} B") }
 }
 
 fn engine(chosen: &Chosen) -> String {
