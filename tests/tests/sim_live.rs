@@ -13,7 +13,7 @@ use sluice_telemetry::access_log::Field;
 use sluice_tests::sim::client::{Client, client_hello};
 use sluice_tests::sim::origin::Behaviour;
 use sluice_tests::sim::world::{
-    ALLOWED, DENIED, PROXY, Setup, TCP, TLS, World, allow_any, cidr, policy, registry_only,
+    ALLOWED, DENIED, PROXY, Setup, TCP, TLS, World, allow_any, cidr, patterns, policy, registry_only,
 };
 use sluice_tests::sim::{pattern, request, request_with_body};
 
@@ -195,6 +195,174 @@ fn an_address_that_is_being_dialled_is_judged_by_the_policy_that_finds_it_connec
     assert!(world.sim.connections().iter().all(|c| !c.from_engine || c.client_sent_bytes == 0));
     assert_eq!(reasons(&world), ["guard"]);
     drop(client);
+    world.stop();
+}
+
+#[test]
+fn an_established_flow_is_judged_by_a_new_guard() {
+    let private = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 7, 7, 7)), 80);
+    let mut input = registry_only();
+    input.guard.allow = vec![cidr("10.7.0.0/16")];
+    let (world, engine) = world(input, Setup::default());
+    world.serve_http_at(private);
+    let (cut, mut idle) = world.sim.block_on(async {
+        let mut idle = open(&engine, PROXY, &get("private.test", Behaviour::Plain, 9)).await;
+        assert_eq!(idle.response(Method::Get).await.unwrap().status, 200);
+        let cut = vec![(
+            "within a response",
+            open(&engine, PROXY, &get("private.test", Behaviour::Stall, 9)).await,
+        )];
+        engine.sleep_until(engine.now() + Duration::from_millis(100)).await;
+        (cut, idle)
+    });
+    world.publish(registry_only());
+    assert_all_reset(&world, cut);
+    assert!(
+        world.sim.connections().iter().all(|c| !c.from_engine || !c.client_open),
+        "pooled ones are closed"
+    );
+    world.sim.block_on(async {
+        idle.send(&get("private.test", Behaviour::Plain, 9)).await.unwrap();
+        assert_eq!(idle.response(Method::Get).await.unwrap().status, 502);
+    });
+    assert_eq!(reasons(&world), ["registered", "revoked", "guard"]);
+    world.stop();
+}
+
+#[test]
+fn a_tunnel_to_a_tls_port_carries_no_name_of_another_rule() {
+    let mut input = registry_only();
+    let mut second =
+        sluice_policy::ServiceInput::new("default", "second", sluice_policy::Origin::new("test", 1));
+    second.hosts = patterns(&["second.test"]);
+    second.ports = vec![sluice_policy::PortInput::new(443, sluice_policy::Protocol::Tls)];
+    input.services.push(second);
+    let (world, engine) = world(input, Setup::default());
+    world.sim.block_on(async {
+        let hello = client_hello("second.test");
+        let mut direct = open(&engine, TLS, &client_hello("allowed.test")).await;
+        direct.exactly(10).await.unwrap();
+        let mut client = tunnel(&engine, "allowed.test:443").await;
+        client.send(&hello).await.unwrap();
+        assert!(client.to_end().await.is_err(), "allowed, but by another rule");
+        let mut client = tunnel(&engine, "other.allowed.test:443").await;
+        client.send(&client_hello("allowed.test")).await.unwrap();
+        client.exactly(10).await.unwrap();
+    });
+    assert_eq!(reasons(&world), ["name_mismatch"]);
+    world.stop();
+}
+
+#[test]
+fn every_wait_has_its_end() {
+    let (world, engine) = world(allow_any(), Setup::default());
+    let seconds = |from: sluice_engine::Instant| engine.now().since(from).as_secs_f64();
+    world.sim.block_on(async {
+        let mut idle = open(&engine, PROXY, &get("allowed.test", Behaviour::Plain, 9)).await;
+        idle.response(Method::Get).await.unwrap();
+        let start = engine.now();
+        engine.sleep_until(start + Duration::from_secs(33)).await;
+        let pooled = world.sim.connections().into_iter().filter(|c| c.from_engine && c.client_open).count();
+        assert_eq!(pooled, 0, "an idle upstream is kept for 30 s");
+        assert_eq!(idle.to_end().await.unwrap(), b"");
+        assert!((59.0..62.0).contains(&seconds(start)), "an idle client for 60 s");
+
+        let start = engine.now();
+        let mut half_closed = open(&engine, PROXY, &connect_to("allowed.test:80")).await;
+        half_closed.response(Method::Connect).await.unwrap();
+        half_closed.send(b"GET /Silent/1/1 HTTP/1.1\r\nHost: allowed.test\r\n\r\n").await.unwrap();
+        half_closed.stream.shutdown().unwrap();
+        assert_eq!(half_closed.response(Method::Get).await.unwrap().status, 504);
+        assert!((59.0..62.0).contains(&seconds(start)), "a response head for 60 s");
+
+        let start = engine.now();
+        let mut tls = open(&engine, TLS, &client_hello("allowed.test")).await;
+        tls.exactly(20).await.unwrap();
+        assert!(tls.to_end().await.is_err(), "an idle tunnel is reset");
+        assert!((3599.0..3603.0).contains(&seconds(start)), "an idle tunnel for 1 h");
+
+        world.sim.set_faults(Faults { connect_silent_permille: 1000, ..Faults::none() });
+        let start = engine.now();
+        let mut dialling = open(&engine, PROXY, &get("allowed.test", Behaviour::Plain, 9)).await;
+        assert_eq!(dialling.response(Method::Get).await.unwrap().status, 503);
+        assert!((4.9..5.3).contains(&seconds(start)), "a connect for 5 s");
+        world.sim.set_faults(Faults::none());
+
+        // A client that goes on sending behind an answer that ended its connection.
+        let start = engine.now();
+        let mut talker = open(&engine, PROXY, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert_eq!(talker.response(Method::Get).await.unwrap().status, 400);
+        while talker.send(b"more").await.is_ok() && seconds(start) < 10.0 {
+            engine.sleep_until(engine.now() + Duration::from_millis(50)).await;
+        }
+        assert!((0.9..1.5).contains(&seconds(start)), "a lingering close for 1 s");
+    });
+    world.stop();
+}
+
+#[test]
+fn a_half_closed_tunnel_is_kept_for_a_minute() {
+    let (world, engine) = world(allow_any(), Setup::default());
+    world.sim.block_on(async {
+        let mut client = tunnel(&engine, "denied.test:9002").await;
+        client.send(b"to a server that never ends").await.unwrap();
+        engine.sleep_until(engine.now() + Duration::from_secs(5)).await;
+        let start = engine.now();
+        client.stream.shutdown().unwrap();
+        assert!(client.to_end().await.is_err());
+        let seconds = engine.now().since(start).as_secs_f64();
+        assert!((59.0..62.0).contains(&seconds), "{seconds} s");
+    });
+    let record = &world.records()[0];
+    assert_eq!(record.get(Field::ConnectionTerminationDetails), Some(&b"half_close_timeout"[..]));
+    world.stop();
+}
+
+#[test]
+fn tunnels_count_their_payload_to_the_byte() {
+    let (world, engine) = world(registry_only(), Setup::default());
+    world.sim.block_on(async {
+        for (door, preface) in [(PROXY, 0), (TLS, client_hello("allowed.test").len()), (TCP, 0)] {
+            let mut client = match door {
+                PROXY => tunnel(&engine, "allowed.test:9000").await,
+                TLS => open(&engine, TLS, &client_hello("allowed.test")).await,
+                _ => open(&engine, TCP, b"").await,
+            };
+            client.start(&pattern(5, 100_000));
+            client.exactly(100_000 + preface).await.unwrap();
+            client.send(b"last").await.unwrap();
+            client.exactly(2).await.unwrap();
+            client.stream.shutdown().unwrap();
+            assert_eq!(client.to_end().await.unwrap(), b"st");
+        }
+        // A server that speaks first sends more than it gets.
+        let mut greeted = open(&engine, PROXY, &connect_to("allowed.test:9000")).await;
+        greeted.response(Method::Connect).await.unwrap();
+        greeted.stream.shutdown().unwrap();
+        assert_eq!(greeted.to_end().await.unwrap(), b"");
+    });
+    let hello = client_hello("allowed.test").len() as u64;
+    let bytes: Vec<_> =
+        world.records().iter().map(|record| (record.bytes_received, record.bytes_sent)).collect();
+    assert_eq!(bytes, [(100_004, 100_004), (100_004 + hello, 100_004 + hello), (100_004, 100_004), (0, 0)]);
+    for name in ["istio_tcp_received_bytes_total", "istio_tcp_sent_bytes_total"] {
+        assert_eq!(world.metric(name, ""), (3 * 100_004 + hello) as f64, "{name}");
+    }
+    world.stop();
+}
+
+#[test]
+fn a_server_that_speaks_first_is_counted_on_its_own_side() {
+    let (world, engine) = world(allow_any(), Setup::default());
+    world.sim.block_on(async {
+        let mut client = tunnel(&engine, "denied.test:9001").await;
+        assert_eq!(client.exactly(6).await.unwrap(), b"hello\n");
+        client.stream.shutdown().unwrap();
+        assert_eq!(client.to_end().await.unwrap(), b"");
+    });
+    let record = &world.records()[0];
+    assert_eq!((record.bytes_received, record.bytes_sent, record.response_code), (0, 6, 200));
+    assert!(record.response_flags.is_empty());
     world.stop();
 }
 

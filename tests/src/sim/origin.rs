@@ -228,6 +228,21 @@ pub fn serve_greeting(engine: &SimEngine, address: SocketAddr) {
     });
 }
 
+/// Accepts on `address`, reads, and never ends a connection.
+pub fn serve_nothing(engine: &SimEngine, address: SocketAddr) {
+    let listener = engine.listen(address, None).expect("a free address");
+    let engine = engine.clone();
+    engine.clone().spawn(async move {
+        while let Ok(stream) = listener.accept().await {
+            engine.spawn(async move {
+                while stream.receive().await.is_ok_and(|buffer| !buffer.is_empty()) {}
+                std::future::pending::<()>().await;
+                drop(stream);
+            });
+        }
+    });
+}
+
 /// A request as the origin understood it.
 struct Request {
     method: Method,

@@ -188,7 +188,7 @@ impl World {
     }
 
     /// Starts origins at [`ALLOWED`] and [`DENIED`]: HTTP on 80; an echo on 443, 5432 and 9000; on 9001 one that
-    /// speaks first.
+    /// speaks first, on 9002 one that never ends.
     pub fn serve_origins(&self) -> Ledger {
         let host = self.host(200);
         let ledger = Ledger::default();
@@ -198,6 +198,7 @@ impl World {
                 origin::serve_echo(&host, SocketAddr::new(address.into(), port));
             }
             origin::serve_greeting(&host, SocketAddr::new(address.into(), 9001));
+            origin::serve_nothing(&host, SocketAddr::new(address.into(), 9002));
         }
         ledger
     }
@@ -225,8 +226,11 @@ impl World {
         self.command(Command::Stop);
         self.sim.run_for(std::time::Duration::from_secs(5));
         let seed = self.sim.seed();
+        // What was opened at a destination is closed at that destination.
         let (opened, closed) = ("istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total");
-        assert_eq!(self.metric(opened, ""), self.metric(closed, ""), "seed {seed}: opened and closed");
+        for name in ["", "PassthroughCluster", "BlackHoleCluster", "\"allowed.test\"", "\"db.test\""] {
+            assert_eq!(self.metric(opened, name), self.metric(closed, name), "seed {seed}: {name}");
+        }
         assert_eq!(self.metric("egress_active_connections", ""), 0.0, "seed {seed}: active connections");
         let records = self.records();
         let Self { sim, commands, .. } = self;
@@ -249,6 +253,7 @@ fn zone() -> HashMap<&'static str, Vec<IpAddr>> {
         ("private.test", vec![Ipv4Addr::new(10, 7, 7, 7).into()]),
         ("dual.test", vec![Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 1).into(), ALLOWED.into()]),
         ("open.test", vec![DENIED.into()]),
+        ("second.test", vec![ALLOWED.into()]),
         ("mixed.test", vec![Ipv4Addr::new(10, 7, 7, 7).into(), ALLOWED.into()]),
     ])
 }
