@@ -352,6 +352,31 @@ fn tunnels_count_their_payload_to_the_byte() {
 }
 
 #[test]
+fn a_reset_comes_behind_what_was_sent_before_it() {
+    let (world, engine) = world(allow_any(), Setup::default());
+    world.sim.block_on(async {
+        // A client that takes little at a time and reads late.
+        world.sim.set_faults(Faults {
+            socket_buffer_bytes_min: 300,
+            socket_buffer_bytes_max: 300,
+            ..Faults::none()
+        });
+        let mut client = Client::connect(&engine, PROXY).await.unwrap();
+        world.sim.set_faults(Faults::none());
+        client.send(&connect_to("denied.test:9003")).await.unwrap();
+        assert_eq!(client.response(Method::Connect).await.unwrap().status, 200);
+        engine.sleep_until(engine.now() + Duration::from_secs(1)).await;
+        assert_eq!(client.exactly(30_000).await.unwrap(), pattern(9, 30_000));
+        let error = client.to_end().await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "and a reset stays a reset");
+    });
+    let record = &world.records()[0];
+    assert!(record.response_flags.contains(sluice_telemetry::ResponseFlags::UC));
+    assert_eq!(record.bytes_sent, 30_000);
+    world.stop();
+}
+
+#[test]
 fn a_server_that_speaks_first_is_counted_on_its_own_side() {
     let (world, engine) = world(allow_any(), Setup::default());
     world.sim.block_on(async {

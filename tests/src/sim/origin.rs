@@ -228,6 +228,22 @@ pub fn serve_greeting(engine: &SimEngine, address: SocketAddr) {
     });
 }
 
+/// Sends 30,000 bytes of pattern 9 to whoever connects to `address`, then resets.
+pub fn serve_reset(engine: &SimEngine, address: SocketAddr) {
+    let listener = engine.listen(address, None).expect("a free address");
+    let engine = engine.clone();
+    engine.clone().spawn(async move {
+        while let Ok(stream) = listener.accept().await {
+            let engine = engine.clone();
+            engine.clone().spawn(async move {
+                let _ = stream.send(Buffer::from(pattern(9, 30_000))).await;
+                engine.sleep_until(engine.now() + Duration::from_millis(50)).await;
+                stream.reset();
+            });
+        }
+    });
+}
+
 /// Accepts on `address`, reads, and never ends a connection.
 pub fn serve_nothing(engine: &SimEngine, address: SocketAddr) {
     let listener = engine.listen(address, None).expect("a free address");

@@ -188,7 +188,8 @@ impl World {
     }
 
     /// Starts origins at [`ALLOWED`] and [`DENIED`]: HTTP on 80; an echo on 443, 5432 and 9000; on 9001 one that
-    /// speaks first, on 9002 one that never ends.
+    /// speaks first, on 9002 one that never ends, on 9003 one that
+    /// sends and resets.
     pub fn serve_origins(&self) -> Ledger {
         let host = self.host(200);
         let ledger = Ledger::default();
@@ -199,6 +200,7 @@ impl World {
             }
             origin::serve_greeting(&host, SocketAddr::new(address.into(), 9001));
             origin::serve_nothing(&host, SocketAddr::new(address.into(), 9002));
+            origin::serve_reset(&host, SocketAddr::new(address.into(), 9003));
         }
         ledger
     }
