@@ -54,6 +54,13 @@ pub enum Notice {
     },
     /// Doors stopped (or resumed, when false) accepting at the connection limit.
     AtConnectionLimit(bool),
+    /// A door cannot accept for this error number (most often EMFILE) and rests. Sent once until it succeeds.
+    AcceptFails {
+        /// The door's address as configured.
+        door: SocketAddr,
+        /// The error's number; 0 where it has none.
+        errno: i32,
+    },
     /// The drain is over.
     Drained {
         /// Flows cut at the deadline.

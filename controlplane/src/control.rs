@@ -167,6 +167,10 @@ impl Control {
             Some(Notice::AtConnectionLimit(false)) => {
                 tracing::info!(worker = index, "below the connection limit: doors accept again");
             }
+            Some(Notice::AcceptFails { door, errno }) => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                tracing::warn!(worker = index, %door, %error, "cannot accept: the door rests and tries again");
+            }
             Some(Notice::DoorOpened(address)) => tracing::debug!(worker = index, %address, "door opened"),
             Some(Notice::DoorClosed(address)) => tracing::debug!(worker = index, %address, "door closed"),
             Some(Notice::Drained { cut }) => {

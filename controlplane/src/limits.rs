@@ -78,3 +78,6 @@ pub const EXPIRY_CHECK_MS: u64 = 30_000;
 pub const RECORDS_FINISH_MS: u64 = 2_000;
 /// The same when a second signal asks for the end at once, in milliseconds.
 pub const RECORDS_FINISH_AT_ONCE_MS: u64 = 200;
+
+/// Descriptors that the gateway needs for itself whatever goes on: rings, doors, wake-ups, logs, standard streams.
+pub const DESCRIPTORS_OF_OUR_OWN: u64 = 48;

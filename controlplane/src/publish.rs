@@ -9,6 +9,8 @@ use sluice_config as config;
 use sluice_config::Plan;
 use sluice_telemetry as telemetry;
 
+use crate::limits::DESCRIPTORS_OF_OUR_OWN;
+
 /// What a snapshot needs beyond the plan.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
@@ -68,10 +70,13 @@ pub fn snapshot(
     })
 }
 
-/// Connections at most, of all workers together: the configured share of the descriptor limit.
+/// Connections at most, of all workers together: the configured share of the descriptor limit, and never so many that
+/// the descriptors kept for control could be taken (a connection needs two).
 pub fn connections_max(limits: &config::Limits, descriptors: u64) -> usize {
     let share = descriptors.saturating_mul(u64::from(limits.connections_percent_max)) / 100;
-    usize::try_from(share).unwrap_or(usize::MAX).max(1)
+    let kept = u64::from(limits.control_descriptors) + DESCRIPTORS_OF_OUR_OWN;
+    let pairs = descriptors.saturating_sub(kept) / 2;
+    usize::try_from(share.min(pairs)).unwrap_or(usize::MAX).max(1)
 }
 
 fn limits(limits: &config::Limits, descriptors: u64) -> bridge::Limits {

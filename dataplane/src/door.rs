@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use sluice_bridge::DoorPlan;
+use sluice_bridge::{DoorPlan, Notice};
 use sluice_engine::{Deadline, Engine, Listener};
 use sluice_telemetry::Family;
 
@@ -55,7 +55,13 @@ impl OpenDoor {
                     backoff = ACCEPT_BACKOFF_MIN;
                     session::start(worker, &self.plan.borrow(), stream);
                 }
-                Err(error) => backoff = rest(worker, &error, backoff).await,
+                Err(error) => {
+                    if backoff == ACCEPT_BACKOFF_MIN {
+                        let (door, errno) = (self.plan.borrow().bind, error.raw_os_error().unwrap_or(0));
+                        worker.notify(Notice::AcceptFails { door, errno });
+                    }
+                    backoff = rest(worker, &error, backoff).await;
+                }
             }
         }
         let deadline = Deadline::new(worker.engine.clone());

@@ -109,8 +109,7 @@ impl<E: Engine> Worker<E> {
             return;
         }
         self.metrics.add(Counter::ConnectionLimitReached, 1);
-        // A notice that finds no room is a log line less, nothing else.
-        let _ = self.notices.try_send(Notice::AtConnectionLimit(true));
+        self.notify(Notice::AtConnectionLimit(true));
         poll_fn(|cx| {
             if self.connections.borrow().len() < self.config.connections_max {
                 return Poll::Ready(());
@@ -119,7 +118,12 @@ impl<E: Engine> Worker<E> {
             Poll::Pending
         })
         .await;
-        let _ = self.notices.try_send(Notice::AtConnectionLimit(false));
+        self.notify(Notice::AtConnectionLimit(false));
+    }
+
+    /// Tells control. A notice that finds no room is a log line less, nothing else.
+    pub(crate) fn notify(&self, notice: Notice) {
+        let _ = self.notices.try_send(notice);
     }
 
     /// A connection has entered the table.
