@@ -157,3 +157,16 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     let output = run_command(command.args(["--engine", "uring"]));
     assert_eq!(output.status.code(), Some(69), "{}", text(&output));
 }
+
+#[test]
+fn the_configuration_in_the_readme_is_valid() {
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("a README");
+    let blocks: Vec<_> =
+        readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let (code, said) = check(block);
+        assert_eq!(code, 0, "{said}\n{block}");
+    }
+}

@@ -212,3 +212,61 @@ fn a_reader_of_the_log_that_stalls_holds_up_nobody() {
     }
     assert_eq!(gateway.admin_get("/healthz").status, 200);
 }
+
+/// The limit of a running process is lowered to what it holds now, and later raised again.
+fn limit_descriptors(gateway: &Gateway, to: Option<u64>) -> rustix::process::Rlimit {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let pid = i32::try_from(gateway.id()).ok().and_then(Pid::from_raw);
+    let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+    prlimit(pid, Resource::Nofile, Rlimit { current: to.or(hard), maximum: hard }).expect("root may")
+}
+
+#[test]
+fn when_accept_fails_for_want_of_descriptors_the_door_rests_and_recovers() {
+    let origin = Origin::http("x");
+    let gateway = gateway_to(&origin, "");
+    let mut steady = gateway.client();
+    assert_eq!(steady.get("http://a.test/").status, 200);
+    // A limit that leaves two descriptors: the system gives the lowest free numbers first.
+    let is_open =
+        |number: &u64| std::path::Path::new(&format!("/proc/{}/fd/{number}", gateway.id())).exists();
+    let free = (0..).filter(|number| !is_open(number)).nth(2).expect("numbers do not end");
+    limit_descriptors(&gateway, Some(free));
+    let mut waiting: Vec<Http> = (0..60).map(|_| gateway.client()).collect();
+    for _ in 0..10 {
+        assert_eq!(steady.get("http://b.test/").status, 502, "who is in is served");
+    }
+    let line = gateway.wait_log("cannot accept");
+    assert!(line.contains("os error 24"), "{line}");
+    let start = Instant::now();
+    limit_descriptors(&gateway, None);
+    for client in &mut waiting {
+        assert_eq!(client.get("http://b.test/").status, 502, "who waited is served");
+    }
+    println!("60 waiting clients were served {:?} after there was room", start.elapsed());
+    gateway.wait_metric("egress_accept_errors_total", &["EMFILE"], 1.0);
+    assert_eq!(gateway.client().get("http://a.test/").status, 200);
+    assert_eq!(gateway.admin_get("/readyz").status, 200);
+}
+
+#[test]
+fn a_door_at_the_connection_cap_lets_the_next_in_when_one_leaves() {
+    let origin = Origin::echo();
+    let service = Service::new("a", "a.test").port(9000, "TCP", origin.address()).toml();
+    let mut limited = Command::new("prlimit");
+    limited.args(["--nofile=200:200", "--"]).arg(binary());
+    let config = registry_only() + &service + "[limits]\nconnections_percent_max = 10\n";
+    let gateway = Start::through(limited, &config).ready();
+    let max = gateway.metric("egress_connections_max", &[]) as usize;
+    assert!((5..=20).contains(&max), "{max}");
+    let mut inside: Vec<Http> = (0..max).map(|_| gateway.client()).collect();
+    for client in &mut inside {
+        assert_eq!(client.connect_to("a.test:9000").status, 200);
+    }
+    let mut next = gateway.client();
+    next.send("CONNECT a.test:9000 HTTP/1.1\r\nHost: a.test:9000\r\n\r\n");
+    gateway.wait_metric("egress_connection_limit_reached_total", &[], 1.0);
+    assert_eq!(gateway.admin_get("/healthz").status, 200);
+    drop(inside.pop());
+    assert_eq!(next.response_to("CONNECT").status, 200);
+}
