@@ -215,3 +215,15 @@ fn what_is_logged_at_the_end_is_not_lost() {
     assert_eq!(gateway.stop(), 0);
     assert_eq!(lines(&path), 50);
 }
+
+#[test]
+fn a_log_of_denials_and_errors_leaves_out_the_rest() {
+    let origin = Origin::http("x");
+    let log = "[access_log]\nformat = \"json\"\nlines = \"denied_and_errors\"\n";
+    let gateway = Gateway::start(&config(&origin, log));
+    let mut client = gateway.client();
+    assert_eq!(client.get("http://a.test/fine").status, 200);
+    assert_eq!(client.get("http://b.test/denied").status, 502);
+    assert_eq!(gateway.first_entry()["path"], "/denied");
+    gateway.wait_metric("istio_requests_total", &["response_code=\"200\""], 1.0);
+}
