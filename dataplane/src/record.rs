@@ -10,8 +10,8 @@ use sluice_engine::{Engine, Instant};
 use sluice_policy::{Decision, Proof, Reason, Verdict};
 use sluice_telemetry::access_log::{Entry, Field};
 use sluice_telemetry::{
-    BLACK_HOLE_CLUSTER, Destination as Label, HttpKey, HttpSeries, PASSTHROUGH_CLUSTER, ResponseFlags,
-    SourceId, TcpKey, TcpSeries, Traffic,
+    BLACK_HOLE_CLUSTER, Destination as Label, Family, HttpKey, HttpSeries, PASSTHROUGH_CLUSTER,
+    ResponseFlags, SourceId, TcpKey, TcpSeries, Traffic,
 };
 
 use crate::connection::Connection;
@@ -109,6 +109,13 @@ impl<E: Engine> Record<E> {
         self.verdict = Verdict::Deny;
         if self.reason.replace(reason) != Some(reason) {
             crate::worker::count_unparsed(&self.connection.worker, reason, self.protocol);
+            // What is no HTTP; heads are counted where they are read.
+            let unreadable =
+                matches!(reason, Reason::Malformed | Reason::ProtocolMismatch | Reason::SniffTimeout);
+            if self.kind == Kind::Tcp && unreadable {
+                let labels = [&*self.connection.door.name, reason.as_str()];
+                self.connection.worker.metrics.count(Family::ProtocolErrors, &labels, 1);
+            }
         }
     }
 

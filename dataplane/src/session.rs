@@ -46,7 +46,10 @@ async fn tls<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
             if let Some(name) = refused.name_text() {
                 record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
             }
-            record.denied(refused.reason());
+            let Some(reason) = refused.reason() else {
+                return record.flag(ResponseFlags::DC);
+            };
+            record.denied(reason);
             return refuse_tls(&connection, record, downstream).await;
         }
     };

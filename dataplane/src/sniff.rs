@@ -20,18 +20,22 @@ pub(crate) struct Sniffed {
 pub(crate) enum NoHello {
     /// The bytes are no acceptable ClientHello; the name that was refused, where one was.
     Refused(HelloError, Option<String>),
-    /// The client ended or failed before its hello was whole.
+    /// The client ended or failed within its hello.
     Gone,
+    /// The client ended or failed before it sent anything: a probe of the port, a client that thought better of it.
+    Nothing,
     /// The client took too long.
     Timeout,
 }
 
 impl NoHello {
-    pub(crate) fn reason(&self) -> Reason {
+    /// Why the flow is denied; `None` where nothing was asked for.
+    pub(crate) fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Refused(HelloError::NotTls { .. }, _) => Reason::ProtocolMismatch,
-            Self::Refused(..) | Self::Gone => Reason::Malformed,
-            Self::Timeout => Reason::SniffTimeout,
+            Self::Refused(HelloError::NotTls { .. }, _) => Some(Reason::ProtocolMismatch),
+            Self::Refused(..) | Self::Gone => Some(Reason::Malformed),
+            Self::Timeout => Some(Reason::SniffTimeout),
+            Self::Nothing => None,
         }
     }
 
@@ -39,7 +43,7 @@ impl NoHello {
     pub(crate) fn name_text(&self) -> Option<&str> {
         match self {
             Self::Refused(_, name) => name.as_deref(),
-            Self::Gone | Self::Timeout => None,
+            Self::Gone | Self::Nothing | Self::Timeout => None,
         }
     }
 }
@@ -66,6 +70,7 @@ pub(crate) async fn client_hello<E: Engine>(
             Some(buffer) => buffer,
             None => match deadline.run(stream.receive()).await {
                 Ok(Ok(buffer)) if !buffer.is_empty() => buffer,
+                Ok(_) if held.bytes().is_empty() => return Err(NoHello::Nothing),
                 Ok(_) => return Err(NoHello::Gone),
                 Err(_) => return Err(NoHello::Timeout),
             },

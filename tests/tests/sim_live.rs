@@ -647,6 +647,14 @@ fn a_refused_tls_client_may_be_told_why() {
             [21, 3, 3, 0, 2, 2, 112],
             "unrecognized_name, then the end"
         );
+        // A probe of the port asks for nothing: it is no denial.
+        for reset in [false, true] {
+            let client = open(&engine, TLS, b"").await;
+            engine.sleep_until(engine.now() + Duration::from_millis(10)).await;
+            if reset {
+                client.stream.reset();
+            }
+        }
         // Half a hello, then silence: 3 s and no packet.
         let before = engine.now();
         let mut client = open(&engine, TLS, &client_hello("allowed.test")[..40]).await;
@@ -654,7 +662,8 @@ fn a_refused_tls_client_may_be_told_why() {
         assert!((2900..4200).contains(&engine.now().since(before).as_millis()));
     });
     assert_eq!(world.sim.engine_attempts(), []);
-    assert_eq!(reasons(&world), ["not_registered", "sniff_timeout"]);
+    assert_eq!(reasons(&world), ["not_registered", "-", "-", "sniff_timeout"]);
+    assert_eq!(world.metric("egress_protocol_errors_total", "sniff_timeout"), 1.0);
     assert_eq!(world.metric("istio_tcp_connections_opened_total", "BlackHoleCluster"), 2.0);
     world.stop();
 }

@@ -125,7 +125,10 @@ async fn typed_tls<E: Engine>(
                 _ => Reason::NameMismatch,
             }
         }
-        Err(no_hello) => no_hello.reason(),
+        Err(no_hello) => match no_hello.reason() {
+            Some(reason) => reason,
+            None => return record.flag(ResponseFlags::DC),
+        },
     };
     cut(record, refused, &stream, Some(&reached.stream));
 }
@@ -238,7 +241,7 @@ async fn unnamed<E: Engine>(
                 note_server_name(&mut record, &hello);
                 inner_route(&connection, &hello, by_address.wanted.clone()).map(|route| (route, Some(early)))
             }
-            Err(no_hello) => Err(no_hello.reason()),
+            Err(no_hello) => Err(no_hello.reason().unwrap_or(Reason::Malformed)),
         };
         match refused {
             Ok(sniffed) => sniffed,
