@@ -95,14 +95,23 @@ impl<E: Engine> Connection<E> {
     /// The upstream connection of the present flow.
     pub(crate) fn attach(&self, upstream: &E::Stream, dialled: SocketAddr) {
         self.dialled.set(Some(dialled));
-        *self.upstream.borrow_mut() = Some(upstream.abort_handle());
+        if self.upstream.replace(Some(upstream.abort_handle())).is_none() {
+            self.count_busy(1);
+        }
     }
 
     /// Nothing is under way any more.
     pub(crate) fn rest(&self) {
         *self.route.borrow_mut() = None;
-        *self.upstream.borrow_mut() = None;
+        if self.upstream.take().is_some() {
+            self.count_busy(-1);
+        }
         self.dialled.set(None);
+    }
+
+    fn count_busy(&self, change: isize) {
+        let busy = &self.worker.upstreams_busy;
+        busy.set(busy.get().saturating_add_signed(change));
     }
 
     /// Cuts what is under way: both sockets are reset. `revoked` tells the record why.

@@ -86,6 +86,7 @@ pub(crate) async fn dial_guarded<E: Engine>(
         }
     };
     let source = route.service.as_ref().and_then(|service| service.source_address);
+    worker.make_room();
     let dialled = connection.unless_cut(dial::dial(&worker.engine, candidates, source, times)).await;
     let dialled = dialled.ok_or(Obstacle::Cut)?;
     let result = dialled.as_ref().map_or_else(DialError::as_str, |_| "ok");

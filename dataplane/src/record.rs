@@ -322,8 +322,12 @@ impl<E: Engine> Drop for Record<E> {
             return self.connection.rest();
         }
         let revoked = self.connection.revoked.get();
+        if self.connection.is_cut() {
+            // What the cut broke is not the fault of either side.
+            self.entry.response_flags = ResponseFlags::LR;
+            self.details("local_reset");
+        }
         if revoked {
-            self.flag(ResponseFlags::LR);
             self.entry.set_static(Field::ConnectionTerminationDetails, "revoked");
         }
         let elapsed = self.connection.worker.engine.now().since(self.started);

@@ -44,6 +44,17 @@ pub(crate) struct Pool<E: Engine> {
     count: Cell<usize>,
 }
 
+/// Descriptors that one connection in the worker's table may take: its own and its upstream's.
+const DESCRIPTORS_PER_CONNECTION: usize = 2;
+
+/// Idle connections that a worker of at most `connections_max` may keep beside its `connections` and the `busy`
+/// upstreams of those: what is idle lives on descriptors that nobody needs now, so that clients which ask for ever new
+/// names cannot starve the others of them.
+pub(crate) fn room_for_idle(connections: usize, busy: usize, connections_max: usize) -> usize {
+    let all = connections_max.saturating_mul(DESCRIPTORS_PER_CONNECTION);
+    all.saturating_sub(connections + busy).min(POOLED_UPSTREAMS_MAX)
+}
+
 impl<E: Engine> Pool<E> {
     pub(crate) fn new(hash_seed: u64) -> Self {
         let idle = HashMap::with_hasher(FixedState::with_seed(hash_seed));
@@ -63,9 +74,9 @@ impl<E: Engine> Pool<E> {
         None
     }
 
-    /// Keeps a connection for the next request; drops it (closes it) when it is not quiet or there are too many.
-    pub(crate) fn put(&self, key: &Key, stream: E::Stream, route: Rc<Route>, now: Instant) {
-        if self.count.get() >= POOLED_UPSTREAMS_MAX || !is_quiet(&stream) {
+    /// Keeps a connection for the next request; drops it (closes it) when it is not quiet or there are `room` already.
+    pub(crate) fn put(&self, key: &Key, stream: E::Stream, route: Rc<Route>, now: Instant, room: usize) {
+        if self.count.get() >= room || !is_quiet(&stream) {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -79,6 +90,24 @@ impl<E: Engine> Pool<E> {
             bucket.push(entry);
             self.count.set(self.count.get() + 1);
         }
+    }
+
+    /// Closes any of them until there are no more than `room`, and an eighth of those besides, so that a worker that
+    /// fills up does not come here for every connection.
+    pub(crate) fn shrink(&self, room: usize) {
+        if self.count.get() <= room {
+            return;
+        }
+        let mut surplus = self.count.get() - (room - room / 8);
+        self.count.set(self.count.get() - surplus);
+        let mut closed = Vec::with_capacity(surplus);
+        self.idle.borrow_mut().retain(|_, bucket| {
+            let goes = bucket.len().min(surplus);
+            surplus -= goes;
+            closed.extend(bucket.drain(..goes));
+            !bucket.is_empty()
+        });
+        debug_assert_eq!(surplus, 0, "the count is that of all buckets");
     }
 
     /// Closes what has been idle for too long, has been closed by the origin, or is refused by `keep`. Gives how many.

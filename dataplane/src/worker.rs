@@ -24,7 +24,7 @@ use crate::door::OpenDoor;
 use crate::limits::{BYTE_COUNT_INTERVAL, POOL_SWEEP_INTERVAL, RECHECK_SLICE, STOP_TIME_MAX};
 use crate::resolve::Names;
 use crate::route::{Asker, Route, Wanted};
-use crate::upstream::Pool;
+use crate::upstream::{Pool, room_for_idle};
 
 /// What a worker is told at its start and never again.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Worker<E: Engine> {
     pub(crate) names: Names,
     pub(crate) pool: Pool<E>,
     pub(crate) connections: Table<E>,
+    /// Upstream connections that a flow is using.
+    pub(crate) upstreams_busy: Cell<usize>,
     pub(crate) metrics: WorkerMetrics,
     snapshot: RefCell<Arc<Snapshot>>,
     records: RefCell<Records>,
@@ -126,8 +128,20 @@ impl<E: Engine> Worker<E> {
         let _ = self.notices.try_send(notice);
     }
 
+    /// Idle upstream connections that there is room for now.
+    pub(crate) fn room_for_idle(&self) -> usize {
+        let connections = self.connections.borrow().len();
+        room_for_idle(connections, self.upstreams_busy.get(), self.config.connections_max)
+    }
+
+    /// One descriptor more is about to be taken: idle upstream connections give way.
+    pub(crate) fn make_room(&self) {
+        self.pool.shrink(self.room_for_idle().saturating_sub(1));
+    }
+
     /// A connection has entered the table.
     pub(crate) fn connection_opened(&self, door: &DoorPlan) {
+        self.make_room();
         self.metrics.add(Counter::ConnectionsAccepted, 1);
         let active = self.metrics.series(Family::ActiveConnections, &[&door.name]);
         self.metrics.add_to(active, 1);
@@ -254,6 +268,7 @@ pub async fn run_worker<E: Engine>(
         names: Names::new(index, questions, engine.random()),
         pool: Pool::new(engine.random()),
         connections: RefCell::new(Slab::new()),
+        upstreams_busy: Cell::new(0),
         metrics,
         snapshot: RefCell::new(snapshot),
         records: RefCell::new(records),

@@ -361,8 +361,9 @@ fn bad_heads_are_answered_once_and_what_follows_is_not_read() {
 #[test]
 fn requests_in_a_tunnel_stay_inside_its_rule() {
     let (world, engine, ledger) = world();
-    let cases: [(&[u8], u16); 6] = [
+    let cases: [(&[u8], u16); 7] = [
         (b"GET /Plain/10/5 HTTP/1.1\r\nHost: denied.test\r\n\r\n", 421),
+        (b"GET /Plain/10/5 HTTP/1.1\r\nHost: allowed.test:81\r\n\r\n", 421),
         (b"GET http://denied.test/Plain/10/5 HTTP/1.1\r\nHost: denied.test\r\n\r\n", 421),
         (b"GET http://denied.test/Plain/10/5 HTTP/1.1\r\nHost: allowed.test\r\n\r\n", 400),
         (b"GET /Plain/10/5 HTTP/1.1\r\nHost: 93.184.216.20\r\n\r\n", 421),

@@ -9,6 +9,7 @@ use sluice_engine::{Engine, Stream};
 use sluice_engine_sim::{Faults, Sim, SimEngine};
 use sluice_policy::{Mode, PolicyInput};
 use sluice_proto::http1::Method;
+use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
 use sluice_tests::sim::client::{Client, client_hello};
 use sluice_tests::sim::origin::Behaviour;
@@ -121,6 +122,11 @@ fn a_flow_is_cut_wherever_it_is_and_others_lose_nothing() {
         idle.send(&get("allowed.test", Behaviour::Plain, 5)).await.unwrap();
         assert_eq!(idle.response(Method::Get).await.unwrap().status, 502);
     });
+    let records = world.records().split_off(before);
+    let revoked = records.iter().filter(|record| record.get(Field::PolicyReason) == Some(b"revoked"));
+    for record in revoked {
+        assert_eq!(record.response_flags, ResponseFlags::LR, "neither side is to blame");
+    }
     let reasons = reasons(&world).split_off(before);
     assert_eq!(reasons.iter().filter(|reason| *reason == "revoked").count(), count, "{reasons:?}");
     assert_eq!(reasons.len(), count + 1);
@@ -702,6 +708,28 @@ fn running_out_of_descriptors_is_survived() {
         assert!((5.0..60.0).contains(&world.metric("egress_accept_errors_total", "EMFILE")), "it backs off");
         world.sim.set_faults(Faults::none());
         assert_eq!(client.response(Method::Get).await.unwrap().status, 200);
+    });
+    world.stop();
+}
+
+#[test]
+fn idle_upstreams_give_their_descriptors_to_connections() {
+    let (world, engine) = world(registry_only(), Setup { connections_max: 2, ..Setup::default() });
+    world.sim.block_on(async {
+        let mut first = Client::connect(&engine, PROXY).await.unwrap();
+        for host in ["allowed.test", "other.allowed.test", "mixed.test", "dual.test"] {
+            first.send(&get(host, Behaviour::Plain, 5)).await.unwrap();
+            assert_eq!(first.response(Method::Get).await.unwrap().status, 200);
+            assert!(world.sim.open().engine_streams <= 4, "two for each of two connections");
+        }
+        let mut second = open(&engine, PROXY, &get("allowed.test", Behaviour::Plain, 5)).await;
+        assert_eq!(second.response(Method::Get).await.unwrap().status, 200);
+        assert!(world.sim.open().engine_streams <= 4);
+        drop(first);
+        let _tunnel = tunnel(&engine, "allowed.test:9000").await;
+        assert!(world.sim.open().engine_streams <= 4);
+        second.send(&get("mixed.test", Behaviour::Plain, 5)).await.unwrap();
+        assert_eq!(second.response(Method::Get).await.unwrap().status, 200);
     });
     world.stop();
 }

@@ -82,6 +82,39 @@ fn what_is_not_registered_is_answered_and_no_packet_goes_up() {
 }
 
 #[test]
+fn an_address_that_is_never_dialled_is_refused_at_once() {
+    for policy in [registry_only(), allow_any()] {
+        let world = world(policy);
+        let engine = world.host(5);
+        let literals = [
+            "169.254.169.254",
+            "[::ffff:169.254.169.254]",
+            "[64:ff9b::a9fe:a9fe]",
+            "[2002:a9fe:a9fe::]",
+            "[fe80::1]",
+            "224.0.0.1",
+            "0.0.0.0",
+        ];
+        world.sim.block_on(async {
+            for literal in literals {
+                let mut client = Client::connect(&engine, PROXY).await.unwrap();
+                let connect = format!("CONNECT {literal}:80 HTTP/1.1\r\nHost: {literal}:80\r\n\r\n");
+                client.send(connect.as_bytes()).await.unwrap();
+                let response = client.response(Method::Connect).await.unwrap();
+                assert_eq!(response.status, 502, "{literal}");
+                assert!(response.reason.unwrap().starts_with("guard"), "{literal}");
+            }
+            // A private address may be what a client resolved for itself: the name inside is asked for.
+            let mut client = Client::connect(&engine, PROXY).await.unwrap();
+            client.send(b"CONNECT 10.7.7.7:80 HTTP/1.1\r\nHost: 10.7.7.7:80\r\n\r\n").await.unwrap();
+            assert_eq!(client.response(Method::Connect).await.unwrap().status, 200);
+        });
+        assert_eq!(world.sim.engine_attempts(), [], "no packet");
+        world.stop();
+    }
+}
+
+#[test]
 fn the_guard_skips_refused_addresses_and_dials_the_rest() {
     let world = world(registry_only());
     let engine = world.host(5);

@@ -26,6 +26,7 @@ use crate::route::{Route, Wanted};
 use crate::session::note_obstacle;
 use crate::sniff::{self, Held, Sniffed};
 use crate::tunnel;
+use crate::worker::Worker;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -48,10 +49,15 @@ pub(super) async fn serve<E: Engine>(
         }
     };
     let route = client.route(&asker, wanted);
-    if sniffs_for_a_name(&client, &route) {
+    let never = route.is_denied() && is_never_dialled(client.worker(), &route);
+    if !never && sniffs_for_a_name(&client, &route) {
         return unnamed(client, record, route).await;
     }
     record.decided(&route);
+    if never {
+        let after = request.deny(&client, &mut record, &route, Reason::Guard, None).await;
+        return Some((client, after));
+    }
     if route.is_denied() {
         let after = request.deny(&client, &mut record, &route, route.reason(), None).await;
         return Some((client, after));
@@ -148,7 +154,8 @@ fn typed_http<E: Engine>(
         dialled: reached.dialled,
         source: route.service.as_ref().and_then(|service| service.source_address),
     };
-    worker.pool.put(&key, reached.stream, Rc::clone(&route), worker.engine.now());
+    let (now, room) = (worker.engine.now(), worker.room_for_idle());
+    worker.pool.put(&key, reached.stream, Rc::clone(&route), now, room);
     client.mode = Mode::Inner { outer: route, bound: true };
     client.served = false;
     (client, After::KeepAlive)
@@ -210,6 +217,15 @@ fn sniffs_for_a_name<E: Engine>(client: &Client<E>, route: &Route) -> bool {
         && !(route.service.is_none()
             && !route.is_denied()
             && client.connection.door.opaque_ports.contains(&route.wanted.port))
+}
+
+/// Whether an IP literal is one that no resolver gives for a name that might be asked for inside (a metadata service,
+/// a multicast group, a listener of our own): there is nothing to wait for. A private address may be one: many clients
+/// resolve for themselves.
+fn is_never_dialled<E: Engine>(worker: &Worker<E>, route: &Route) -> bool {
+    let Some(original) = route.wanted.original else { return false };
+    let guarded = worker.snapshot().policy.guard(original, route.decision.service);
+    guarded.is_err_and(|refused| refused.class.is_strict())
 }
 
 /// An IP literal: the client is let in, its first bytes are asked for a name, then the decision is made and the

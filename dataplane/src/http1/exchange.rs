@@ -107,8 +107,10 @@ impl Request<'_> {
                 }
                 Outcome::Done { after, reusable } => {
                     if reusable {
-                        let now = client.worker().engine.now();
-                        client.worker().pool.put(&reached.key, reached.stream, route, now);
+                        let worker = client.worker();
+                        // What it leaves free as a busy one it takes as an idle one.
+                        let (now, room) = (worker.engine.now(), worker.room_for_idle() + 1);
+                        worker.pool.put(&reached.key, reached.stream, route, now, room);
                     }
                     return after;
                 }
@@ -169,6 +171,13 @@ impl Request<'_> {
         let host = parse_host(authority.host, &mut scratch)
             .map_err(|_| malformed("the host is neither a name nor an address"))?;
         let port = authority.port.unwrap_or(default_port);
+        if matches!(client.mode, Mode::Inner { bound: true, .. }) && port != default_port {
+            return Err(Unacceptable {
+                status: 421,
+                reason: Reason::NameMismatch,
+                text: "the authority's port is not the tunnel's",
+            });
+        }
         Ok(match &client.mode {
             Mode::Proxy => Wanted::named(host, port),
             Mode::Inner { outer, .. } => Wanted {
