@@ -108,7 +108,10 @@ impl Layers {
         let file: Arc<str> = match (layer, &self.document) {
             (Layer::Environment, _) => format!("environment variable {}", variable(path)).into(),
             (Layer::Flag, _) => {
-                format!("command line {}", self.flags.get(path).map_or("", String::as_str)).trim_end().into()
+                // A flag may set a whole list or table.
+                let whole = path.split('[').next().unwrap_or(path);
+                let flag = self.flags.get(path).or_else(|| self.flags.get(whole));
+                format!("command line {}", flag.map_or("", String::as_str)).trim_end().into()
             }
             (_, Some(document)) => {
                 place = document.place(path, part);
@@ -159,7 +162,7 @@ fn environment_dict(environment: &[(OsString, OsString)], problems: &mut Vec<Pro
             refuse("the mode is never read from the environment".to_owned(), Some(remedy));
             continue;
         }
-        match (outside_key(&path), text.to_str()) {
+        match (outside_key(&path, variable), text.to_str()) {
             (Err((message, suggestion)), _) => refuse(message, suggestion),
             (Ok(_), None) => refuse("the value is not UTF-8".to_owned(), None),
             (Ok(key), Some(text)) => insert(&mut dict, &path, typed(&key.kind, text)),
@@ -175,7 +178,7 @@ fn flags_dict(overrides: &[Override], problems: &mut Vec<Problem>) -> Dict {
             insert(&mut dict, path, tables);
             continue;
         }
-        match outside_key(path) {
+        match outside_key(path, str::to_owned) {
             Ok(key) => insert(&mut dict, path, typed(&key.kind, value)),
             Err((message, suggestion)) => {
                 let file = format!("command line {flag}").into();
@@ -193,14 +196,16 @@ fn whole_tables(path: &str, text: &str) -> Option<Value> {
     spans::parse_value(text).filter(|_| whole)
 }
 
-/// The key that environment or a flag may set at this path.
-fn outside_key(path: &str) -> Result<&'static Key, (String, Option<String>)> {
+/// The key that environment or a flag may set at this path; `written` is how a path is written there.
+fn outside_key(
+    path: &str,
+    written: impl Fn(&str) -> String,
+) -> Result<&'static Key, (String, Option<String>)> {
     let Some(key) = schema::find(path) else {
-        let known = settable_paths();
-        let nearest = suggest::nearest(path, known.iter().map(String::as_str));
+        let nearest = nearest_path(path, &settable_paths());
         return Err((
             "no such key".to_owned(),
-            nearest.map(|known| format!("did you mean `{}`?", variable(known))),
+            nearest.map(|known| format!("did you mean `{}`?", written(&known))),
         ));
     };
     let first = path.split('.').next().unwrap_or(path);
@@ -210,6 +215,21 @@ fn outside_key(path: &str) -> Result<&'static Key, (String, Option<String>)> {
         return Err((message.to_owned(), Some(format!("write `{first}` in the configuration file"))));
     }
     Ok(key)
+}
+
+/// Within a section that exists, the nearest key; else the nearest path: a right section alone makes no likeness.
+fn nearest_path(path: &str, known: &[String]) -> Option<String> {
+    let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let siblings: Vec<&str> = known
+        .iter()
+        .filter_map(|known| known.rsplit_once('.'))
+        .filter(|(of, _)| *of == section)
+        .map(|(_, name)| name)
+        .collect();
+    if siblings.is_empty() {
+        return suggest::nearest(path, known.iter().map(String::as_str)).map(str::to_owned);
+    }
+    suggest::nearest(name, siblings).map(|name| spans::join(section, name))
 }
 
 /// Every path that is one value and stands once.

@@ -78,6 +78,8 @@ fn document(path: &Path) -> Result<Document, Problem> {
     let name: Arc<str> = path.to_string_lossy().into();
     let text = read::text(path, FILE_BYTES_MAX).map_err(|unreadable| {
         let Unreadable { message, suggestion, place: (line, column), .. } = unreadable;
+        // The file is named by the problem itself.
+        let message = message.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(message);
         Problem { file: Arc::clone(&name), line, column, key: String::new(), message, suggestion }
     })?;
     if text.trim().is_empty() {

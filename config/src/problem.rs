@@ -20,6 +20,17 @@ pub struct Problem {
     pub suggestion: Option<String>,
 }
 
+impl Problem {
+    /// The same on one line, for a log.
+    pub fn one_line(&self) -> String {
+        let place = Self { suggestion: None, ..self.clone() };
+        match &self.suggestion {
+            Some(suggestion) => format!("{place}; {suggestion}"),
+            None => place.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.file)?;

@@ -162,14 +162,20 @@ impl Control {
                 }
             }
             Some(Notice::AtConnectionLimit(true)) => {
-                tracing::warn!(worker = index, "connection limit reached: doors stop accepting");
+                tracing::warn!(
+                    worker = index,
+                    connections_max = self.status.current().snapshot.limits.connections_max,
+                    "connection limit reached: doors stop accepting, new connections wait in the kernel's queue; \
+                     the limit is a share of the open files (limits.connections_percent_max)"
+                );
             }
             Some(Notice::AtConnectionLimit(false)) => {
                 tracing::info!(worker = index, "below the connection limit: doors accept again");
             }
             Some(Notice::AcceptFails { door, errno }) => {
                 let error = std::io::Error::from_raw_os_error(errno);
-                tracing::warn!(worker = index, %door, %error, "cannot accept: the door rests and tries again");
+                let remedy = accept_remedy(errno);
+                tracing::warn!(worker = index, %door, %error, remedy, "cannot accept: the door rests and tries again");
             }
             Some(Notice::DoorOpened(address)) => tracing::debug!(worker = index, %address, "door opened"),
             Some(Notice::DoorClosed(address)) => tracing::debug!(worker = index, %address, "door closed"),
@@ -385,6 +391,20 @@ impl Control {
             Ok(_) => Ok(()),
             Err(_) => Err(Stuck(worker)),
         }
+    }
+}
+
+/// What helps against a failing accept(2).
+fn accept_remedy(errno: i32) -> &'static str {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    match errno {
+        EMFILE => "raise the limit of open files (LimitNOFILE= or --ulimit nofile=) and restart",
+        ENFILE => "raise the sysctl fs.file-max",
+        ENOMEM | ENOBUFS => "give the system more memory",
+        _ => "none is needed if it does not come again",
     }
 }
 

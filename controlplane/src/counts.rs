@@ -3,10 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use sluice_bridge::{DnsFailure, Snapshot};
-use sluice_telemetry::{Counter, Family, Gauge, Registry, WorkerMetrics};
+use sluice_bridge::{Command, DnsFailure, Snapshot};
+use sluice_telemetry::{Counter, EgressSeries, Family, Gauge, Registry, WorkerMetrics};
+
+use tokio::sync::mpsc;
 
 use crate::dns::Observer;
+use crate::heavy::Heavy;
 use crate::records::RecordStats;
 use crate::status::RenderMetrics;
 
@@ -57,12 +60,20 @@ impl Counts {
 }
 
 /// Counts of the DNS service.
-pub(crate) struct DnsCounts(WorkerMetrics);
+pub(crate) struct DnsCounts {
+    metrics: WorkerMetrics,
+    waiting: EgressSeries,
+}
 
 impl DnsCounts {
     /// Its own slots in the registry.
     pub(crate) fn new(registry: &Registry) -> Self {
-        Self(registry.worker())
+        let metrics = registry.worker();
+        for outcome in ["ok", "no_name", "no_data", "timeout", "server_failure", "refused"] {
+            metrics.count(Family::DnsQueries, &[outcome], 0);
+        }
+        let waiting = metrics.series(Family::QueueLength, &["dns_lookups"]);
+        Self { metrics, waiting }
     }
 }
 
@@ -71,8 +82,8 @@ impl Observer for DnsCounts {
 
     fn lookup(&self, outcome: Result<(), DnsFailure>, stale: bool, took_ms: u64) {
         let word = outcome.map_or_else(DnsFailure::as_str, |()| "ok");
-        self.0.count(Family::DnsQueries, &[word], 1);
-        self.0.add(Counter::DnsStaleAnswers, u64::from(stale));
+        self.metrics.count(Family::DnsQueries, &[word], 1);
+        self.metrics.add(Counter::DnsStaleAnswers, u64::from(stale));
         if let Err(failure) = outcome
             && !failure.is_answer()
         {
@@ -81,13 +92,22 @@ impl Observer for DnsCounts {
     }
 
     fn entries(&self, count: usize) {
-        self.0.set(Gauge::DnsCacheEntries, i64::try_from(count).unwrap_or(i64::MAX));
+        self.metrics.set(Gauge::DnsCacheEntries, i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    fn waiting(&self, count: usize) {
+        self.metrics.set_to(self.waiting, i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 
 /// How metrics are written, with what the records thread counted brought in first.
-pub(crate) fn renderer(registry: Registry, records: Arc<RecordStats>) -> RenderMetrics {
-    let carried = Mutex::new(Carried { metrics: registry.worker(), records, seen: [0; 3] });
+pub(crate) fn renderer(
+    registry: Registry,
+    records: Arc<RecordStats>,
+    heavy: Heavy,
+    workers: Vec<mpsc::Sender<Command>>,
+) -> RenderMetrics {
+    let carried = Mutex::new(Carried { metrics: registry.worker(), records, heavy, workers, seen: [0; 3] });
     let started = Instant::now();
     Arc::new(move |out: &mut String| {
         carried.lock().unwrap_or_else(PoisonError::into_inner).carry();
@@ -99,6 +119,8 @@ pub(crate) fn renderer(registry: Registry, records: Arc<RecordStats>) -> RenderM
 struct Carried {
     metrics: WorkerMetrics,
     records: Arc<RecordStats>,
+    heavy: Heavy,
+    workers: Vec<mpsc::Sender<Command>>,
     seen: [u64; 3],
 }
 
@@ -111,6 +133,15 @@ impl Carried {
         self.metrics.count(Family::TelemetryDropped, &["access_log", "writer"], grown(1));
         self.metrics.count(Family::TelemetryDropped, &["access_log", "queue_full"], grown(2));
         self.seen = now;
+        let commands: usize = self.workers.iter().map(|queue| queue.max_capacity() - queue.capacity()).sum();
+        let lengths = [
+            ("access_log_records", i64::try_from(records.waiting()).unwrap_or(i64::MAX)),
+            ("heavy_jobs", i64::try_from(self.heavy.waiting()).unwrap_or(i64::MAX)),
+            ("worker_commands", i64::try_from(commands).unwrap_or(i64::MAX)),
+        ];
+        for (queue, length) in lengths {
+            self.metrics.set_to(self.metrics.series(Family::QueueLength, &[queue]), length);
+        }
     }
 }
 
@@ -123,11 +154,15 @@ mod tests {
         let registry = Registry::new(sluice_telemetry::Settings::default());
         let counts = Counts::new(&registry, 2, "epoll", "configured");
         counts.reload(false);
-        let render = renderer(registry, Arc::default());
+        let (heavy, _) = Heavy::start().expect("a thread");
+        let (worker, _commands) = mpsc::channel(4);
+        worker.try_send(Command::Stop).expect("room");
+        let render = renderer(registry, Arc::default(), heavy, vec![worker]);
         let mut text = String::new();
         render(&mut text);
         assert!(text.contains("egress_config_reload_total{result=\"failure\"} 1"), "{text}");
         assert!(text.contains("egress_engine_info{engine=\"epoll\",reason=\"configured\"} 1"), "{text}");
         assert!(text.contains("egress_workers 2"), "{text}");
+        assert!(text.contains("egress_queue_length{queue=\"worker_commands\"} 1"), "{text}");
     }
 }

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use sluice_config::{Auth, Plan};
 use sluice_policy::{
-    Decision, HostBuf, Identity, Proof, Request, Snapshot, Source, Trail, UnixSeconds, WorkloadInput,
+    Cidr, Decision, HostBuf, Identity, Proof, Request, Snapshot, Source, Trail, UnixSeconds, WorkloadInput,
     parse_host,
 };
 
@@ -32,7 +33,7 @@ pub enum QuestionError {
     #[error("to={0:?}: give a URL such as https://example.org, or host:port")]
     To(String),
     /// The destination's host is no host.
-    #[error("to={to:?}: the host {error}")]
+    #[error("to={to:?}: the host {error}; the gateway denies such a request: malformed")]
     Host {
         /// As typed.
         to: String,
@@ -63,11 +64,11 @@ pub struct Answer {
 /// [`QuestionError`] where the question cannot be read.
 pub fn explain(
     policy: &Snapshot,
-    workloads: &[WorkloadInput],
+    plan: &Plan,
     question: &Question<'_>,
     now: UnixSeconds,
 ) -> Result<Answer, QuestionError> {
-    let asker = Asker::find(policy, workloads, question.from)?;
+    let asker = Asker::find(policy, plan, question.from)?;
     let (host, port) = destination(question.to)?;
     let mut buffer = HostBuf::new();
     let host = parse_host(host.as_bytes(), &mut buffer)
@@ -149,11 +150,7 @@ struct Asker {
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Asker {
-    fn find(
-        policy: &Snapshot,
-        workloads: &[WorkloadInput],
-        from: Option<&str>,
-    ) -> Result<Self, QuestionError> {
+    fn find(policy: &Snapshot, plan: &Plan, from: Option<&str>) -> Result<Self, QuestionError> {
         let Some(from) = from else {
             let assumed = "a source without proof".to_owned();
             return Ok(Self { proof: Proof::None, identity: None, address: NO_ADDRESS, assumed });
@@ -162,11 +159,11 @@ impl Asker {
             return Ok(Self::by_address(policy, address));
         }
         if from.starts_with("spiffe://") {
-            return Self::by_principal(workloads, from);
+            return Self::by_principal(&plan.policy_input.workloads, from);
         }
         match from.split_once('/') {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(Self::by_name(workloads, namespace, name))
+                Ok(Self::by_name(plan, namespace, name))
             }
             _ => Err(QuestionError::From(from.to_owned())),
         }
@@ -190,35 +187,46 @@ impl Asker {
                 Arc::new(identity_of(principal).ok_or_else(|| QuestionError::From(principal.to_owned()))?)
             }
         };
-        let assumed = format!("the certificate of {principal}");
+        let assumed = format!("the certificate of {principal}, which no door of this version asks for");
         Ok(Self { proof: Proof::Certificate, identity: Some(identity), address: NO_ADDRESS, assumed })
     }
 
-    /// The strongest proof that the workload's entry makes possible.
-    fn by_name(workloads: &[WorkloadInput], namespace: &str, name: &str) -> Self {
+    /// The strongest proof that the workload's entry and the doors make possible.
+    fn by_name(plan: &Plan, namespace: &str, name: &str) -> Self {
         let is_named = |workload: &&WorkloadInput| {
             let identity = &workload.identity;
             identity.namespace.as_deref() == Some(namespace) && identity.workload.as_deref() == Some(name)
         };
-        let (proof, identity, assumed) = match workloads.iter().find(is_named) {
-            Some(workload) if workload.identity.principal.is_some() => {
-                (Proof::Certificate, Arc::clone(&workload.identity), "with its certificate")
-            }
-            Some(workload) if workload.addresses.is_empty() => {
-                (Proof::Credentials, Arc::clone(&workload.identity), "with its credentials")
-            }
-            Some(workload) => (Proof::Address, Arc::clone(&workload.identity), "known by its address"),
-            None => {
-                let identity = Identity {
-                    namespace: Some(namespace.into()),
-                    workload: Some(name.into()),
-                    ..Identity::default()
-                };
-                (Proof::Certificate, Arc::new(identity), "which no [[workload]] names, with a certificate")
-            }
+        let asked = plan.doors.iter().any(|door| door.auth != Auth::Off);
+        let has_credentials = |workload: &WorkloadInput| {
+            plan.credentials.iter().any(|credential| credential.identity == workload.identity)
         };
-        let assumed = format!("workload {namespace}/{name}, {assumed}");
-        Self { proof, identity: Some(identity), address: NO_ADDRESS, assumed }
+        let found = plan.policy_input.workloads.iter().find(is_named);
+        let identity = found.map(|workload| Arc::clone(&workload.identity)).unwrap_or_else(|| {
+            Arc::new(Identity {
+                namespace: Some(namespace.into()),
+                workload: Some(name.into()),
+                ..Identity::default()
+            })
+        });
+        let (proof, address, how) = match found {
+            Some(workload) if asked && has_credentials(workload) => {
+                (Proof::Credentials, None, "with its credentials")
+            }
+            Some(workload) if !workload.addresses.is_empty() => {
+                (Proof::Address, workload.addresses.first(), "known by its address")
+            }
+            Some(workload) if workload.identity.principal.is_some() => {
+                (Proof::Certificate, None, "with its certificate, which no door of this version asks for")
+            }
+            Some(_) => {
+                (Proof::None, None, "which nothing identifies: it has neither addresses nor credentials")
+            }
+            None => (Proof::Certificate, None, "which no [[workload]] names, as if it had a certificate"),
+        };
+        let assumed = format!("workload {namespace}/{name}, {how}");
+        let address = address.map_or(NO_ADDRESS, Cidr::network);
+        Self { proof, identity: Some(identity), address, assumed }
     }
 }
 
@@ -270,7 +278,9 @@ mod tests {
     use super::*;
     use sluice_policy::{HostPattern, Mode, Origin, PolicyInput, Selector, ServiceInput, compile};
 
-    fn policy() -> (Snapshot, Vec<WorkloadInput>) {
+    fn policy() -> (Snapshot, Plan) {
+        let isolated = sluice_config::Source::isolated(None);
+        let mut plan = sluice_config::load(&isolated).expect("defaults are a configuration").plan;
         let mut input = PolicyInput::new(Mode::RegistryOnly);
         let mut service = ServiceInput::new("default", "httpbin-ext", Origin::new("sluice.toml", 7));
         service.hosts = vec![HostPattern::parse("httpbin.org").expect("a host")];
@@ -291,13 +301,13 @@ mod tests {
             addresses,
             origin: Origin::new("sluice.toml", 3),
         }];
-        let workloads = input.workloads.clone();
-        (compile(input).expect("compiles"), workloads)
+        plan.policy_input = input.clone();
+        (compile(input).expect("compiles"), plan)
     }
 
     fn ask(from: Option<&str>, to: &str) -> Result<Answer, QuestionError> {
-        let (policy, workloads) = policy();
-        explain(&policy, &workloads, &Question { from, to, original: None }, UnixSeconds(0))
+        let (policy, plan) = policy();
+        explain(&policy, &plan, &Question { from, to, original: None }, UnixSeconds(0))
     }
 
     #[test]
@@ -313,6 +323,15 @@ mod tests {
             let answer = ask(from, "https://httpbin.org/uuid").expect("an answer");
             assert_eq!(answer.passes(), passes, "{from:?}\n{answer}");
         }
+    }
+
+    #[test]
+    fn the_proof_that_is_assumed_is_one_that_a_door_can_find() {
+        let answer = ask(Some("default/idgen"), "https://httpbin.org").expect("an answer");
+        assert!(answer.assumed.contains("known by its address"), "{answer}");
+        assert!(answer.to_string().contains("default/idgen at 10.1.2.0 (proof: address)"), "{answer}");
+        let answer = ask(None, "https://httpbin.org").expect("an answer");
+        assert!(!answer.to_string().contains("0.0.0.0"), "{answer}");
     }
 
     #[test]

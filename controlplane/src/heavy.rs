@@ -58,6 +58,11 @@ impl Heavy {
         result.await.map_err(|_| JobLost)
     }
 
+    /// Jobs that wait.
+    pub fn waiting(&self) -> usize {
+        HEAVY_JOBS_MAX - self.jobs.capacity().min(HEAVY_JOBS_MAX)
+    }
+
     /// Frees a value there.
     pub async fn free<T: Send + 'static>(&self, value: T) {
         self.jobs.send(Box::new(move || drop(value))).await.ok();

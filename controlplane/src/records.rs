@@ -36,6 +36,7 @@ pub struct RecordStats {
     written: AtomicU64,
     dropped_by_writer: AtomicU64,
     dropped_by_queue: AtomicU64,
+    waiting: AtomicU64,
 }
 
 impl RecordStats {
@@ -47,6 +48,11 @@ impl RecordStats {
     /// Lines lost between here and the file: a full disk, a stuck reader.
     pub fn dropped_by_writer(&self) -> u64 {
         self.dropped_by_writer.load(Relaxed)
+    }
+
+    /// Records that waited when this thread last looked.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Relaxed)
     }
 
     /// Records lost because this thread could not keep up.
@@ -129,6 +135,8 @@ impl State {
         let idle = Duration::from_millis(RECORDS_IDLE_MS);
         let mut deadline = None;
         loop {
+            let waiting: usize = self.queues.iter().map(RecordQueue::len).sum();
+            self.stats.waiting.store(u64::try_from(waiting).unwrap_or(u64::MAX), Relaxed);
             let moved = self.drain();
             self.count();
             // Few records are better waited for than fetched one by one.
@@ -239,7 +247,9 @@ impl LogWriter for StreamWriter {
         self.backlog.push(batch);
     }
 
-    fn reopen(&mut self) {}
+    fn reopen(&mut self) {
+        tracing::info!("the access log is not a file: nothing to open anew");
+    }
 
     fn stats(&self) -> LogStats {
         self.backlog.stats()

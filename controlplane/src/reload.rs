@@ -75,7 +75,7 @@ pub(crate) enum ReloadError {
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// The new access log cannot be opened.
-    #[error("access_log: {0}")]
+    #[error("access_log.path: {0}")]
     AccessLog(io::Error),
     /// The heavy thread failed.
     #[error(transparent)]
@@ -108,7 +108,7 @@ pub(crate) async fn prepare(
     if std::mem::replace(&mut plan.limits.connections_percent_max, percent) != percent {
         diff.needs_restart.push("limits.connections_percent_max");
     }
-    if diff.telemetry {
+    if diff.telemetry && !diff.needs_restart.iter().any(|key| key.starts_with("telemetry.")) {
         diff.needs_restart.push("telemetry");
     }
 
@@ -176,7 +176,7 @@ pub(crate) fn log_refusal(error: &ReloadError, file: Option<&Path>) {
     match error {
         ReloadError::Config(report) => {
             for problem in report.errors.iter().take(crate::limits::PROBLEMS_LOGGED_MAX) {
-                tracing::error!("configuration: {problem}");
+                tracing::error!("configuration: {}", problem.one_line());
             }
             let errors = report.errors.len();
             tracing::error!(file, errors, "reload refused, the last good configuration stays in force");
@@ -190,6 +190,6 @@ pub(crate) fn log_refusal(error: &ReloadError, file: Option<&Path>) {
 /// Writes warnings to the log.
 pub(crate) fn log_warnings(warnings: &[Problem]) {
     for problem in warnings.iter().take(crate::limits::PROBLEMS_LOGGED_MAX) {
-        tracing::warn!("configuration: {problem}");
+        tracing::warn!("configuration: {}", problem.one_line());
     }
 }

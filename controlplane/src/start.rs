@@ -104,7 +104,7 @@ pub enum StartError {
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// The access log cannot be opened.
-    #[error("access_log: {0}")]
+    #[error("access_log.path: {0}")]
     AccessLog(io::Error),
     /// The system refuses a thread or a runtime.
     #[error("cannot start the control plane: {0}")]
@@ -202,7 +202,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
     let counts = Counts::new(&registry, ends.commands.len(), engine.0, &engine.1);
     counts.published(&snapshot);
     let first = Current { plan: Arc::new(plan), snapshot };
-    let metrics = renderer(registry.clone(), records.stats());
+    let metrics = renderer(registry.clone(), records.stats(), heavy.clone(), ends.commands.clone());
     let status = Arc::new(Status::new(first.clone(), ends.commands.clone(), heavy, metrics));
     let (orders, order_queue) = mpsc::channel(ORDERS_MAX);
     let runtime =

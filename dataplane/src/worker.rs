@@ -389,7 +389,9 @@ impl<E: Engine> Commander<E> {
                     let _ = notices.send(Notice::DoorClosed(address)).await;
                 });
             }
-            Err(_) => {
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                self.worker.notify(Notice::AcceptFails { door: address, errno });
                 let _ = self.notices.try_send(Notice::DoorClosed(address));
             }
         }

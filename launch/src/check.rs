@@ -40,8 +40,7 @@ pub(crate) fn explain(question: Explain) -> Exit {
             return Exit::Usage;
         }
     };
-    let workloads = plan.policy_input.workloads.clone();
-    let policy = match sluice_policy::compile(plan.policy_input) {
+    let policy = match sluice_policy::compile(plan.policy_input.clone()) {
         Ok(policy) => policy,
         Err(errors) => {
             for error in errors {
@@ -52,7 +51,7 @@ pub(crate) fn explain(question: Explain) -> Exit {
     };
     let asked =
         Question { from: question.from.as_deref(), to: &question.to, original: question.original.as_deref() };
-    match ask(&policy, &workloads, &asked, source.now) {
+    match ask(&policy, &plan, &asked, source.now) {
         Ok(answer) => {
             say(&if question.json { format!("{:#}", answer.to_json()) } else { answer.to_string() });
             if answer.passes() { Exit::Ok } else { Exit::Denied }

@@ -119,7 +119,8 @@ fn choose_engine(product: &Product, choice: EngineChoice) -> Result<Chosen, Fail
 fn log_writer(product: &'static Product) -> MakeLogWriter {
     Arc::new(move |access_log: &AccessLog| -> io::Result<Box<dyn LogWriter>> {
         Ok(match &access_log.path {
-            Some(path) => (product.open_log)(path)?,
+            Some(path) => (product.open_log)(path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?,
             None => Box::new(StreamWriter::stdout()?),
         })
     })

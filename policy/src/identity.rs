@@ -81,8 +81,12 @@ impl<'a> Source<'a> {
 
 impl fmt::Display for Source<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A question that names no address has the unspecified one.
+        let nowhere = self.address.is_unspecified();
         match self.proven() {
+            None if nowhere => f.write_str("anybody (identity unproven)"),
             None => write!(f, "{} (identity unproven)", self.address),
+            Some(identity) if nowhere => write!(f, "{identity} (proof: {})", self.proof),
             Some(identity) => write!(f, "{identity} at {} (proof: {})", self.address, self.proof),
         }
     }

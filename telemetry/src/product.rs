@@ -86,7 +86,7 @@ metrics! {
     EngineInfo = "egress_engine_info", "Which I/O engine runs and why; always 1.";
     QueueLength = "egress_queue_length", "Entries waiting in a queue.";
     RegistryEntries = "egress_registry_entries", "What the registry in force holds.";
-    PolicyMode = "egress_policy_mode_info", "The global mode in force; always 1.";
+    PolicyMode = "egress_policy_mode_info", "1 for the global mode in force, 0 for the other.";
 }
 
 /// Labels that a family has at most.

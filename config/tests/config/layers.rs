@@ -1,6 +1,6 @@
 //! Defaults, file, environment, flags: who wins, what is refused, and how it shows afterwards.
 
-use sluice_config::{Auth, DoorKind, EngineChoice, Source, load};
+use sluice_config::{Auth, DoorKind, EngineChoice, Override, Source, load};
 use sluice_policy::Mode;
 
 use crate::common::{accepted, flag, load_with_environment};
@@ -191,4 +191,23 @@ fn a_flag_or_variable_cannot_stand_in_for_the_files_mode() {
     let source =
         Source { overrides: vec![flag("--mode", "mode", "allow_any")], ..Source::isolated(Some(path)) };
     assert!(load(&source).unwrap_err().errors[0].message.contains("`mode` is missing"));
+}
+
+#[test]
+fn a_wrong_key_outside_the_file_is_answered_in_the_words_of_its_place() {
+    let environment =
+        |name: &str| Source { environment: vec![(name.into(), "1".into())], ..Source::isolated(None) };
+    let flag = |key: &str, value: &str| Source {
+        overrides: vec![Override { flag: "--set".into(), key: key.into(), value: value.into() }],
+        ..Source::isolated(None)
+    };
+    let said = |source: &Source| load(source).unwrap_err().to_string();
+    let near = said(&environment("SLUICE__LIMITS__CONECT_TIMEOUT_MS"));
+    assert!(near.contains("did you mean `SLUICE__LIMITS__CONNECT_TIMEOUT_MS`"), "{near}");
+    let near = said(&flag("limits.conect_timeout_ms", "1"));
+    assert!(near.contains("did you mean `limits.connect_timeout_ms`"), "{near}");
+    let far = said(&environment("SLUICE__LIMITS__NOPE"));
+    assert!(!far.contains("did you mean"), "a right section alone makes no likeness: {far}");
+    let list = said(&flag("dataplane.cores", "0-1"));
+    assert!(list.contains("command line --set"), "{list}");
 }

@@ -101,8 +101,7 @@ fn explained<B>(request: &Request<B>, status: &Status) -> Answer {
     };
     let current = status.current();
     let question = Question { from: get("from"), to, original: get("original") };
-    let workloads = &current.plan.policy_input.workloads;
-    match explain(&current.snapshot.policy, workloads, &question, clock::now()) {
+    match explain(&current.snapshot.policy, &current.plan, &question, clock::now()) {
         Ok(answer) if get("format") == Some("json") || wants_json(request) => {
             with(StatusCode::OK, JSON, pretty(&answer.to_json()))
         }

@@ -43,6 +43,8 @@ pub trait Observer: Send + 'static {
     fn lookup(&self, outcome: Result<(), DnsFailure>, stale: bool, took_ms: u64);
     /// Names held now.
     fn entries(&self, count: usize);
+    /// Names that are being asked for or wait for it.
+    fn waiting(&self, count: usize);
 }
 
 type Looked = (Arc<str>, Instant, Result<Found, DnsFailure>);
@@ -106,6 +108,7 @@ impl<O: Observer> Service<O> {
                     Err(error) => tracing::error!(%error, "a DNS lookup broke off"),
                 },
             }
+            self.observer.waiting(self.lookups.len() + self.waiting.len());
         }
     }
 

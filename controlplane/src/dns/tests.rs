@@ -169,6 +169,7 @@ impl Observer for Seen {
         self.0.lock().expect("no panic").push((outcome, stale));
     }
     fn entries(&self, _: usize) {}
+    fn waiting(&self, _: usize) {}
 }
 
 struct Rig {

@@ -55,9 +55,9 @@ pub(crate) fn run(product: &Product, source: &Source) -> Exit {
             Grade::Warn => "warn",
             Grade::Fail => "fail",
         };
-        writeln!(out, "{grade:<5} {:<14} {}", finding.about, finding.found).ok();
+        writeln!(out, "{grade:<5} {:<15} {}", finding.about, finding.found).ok();
         if let Some(remedy) = &finding.remedy {
-            writeln!(out, "{:<20} do: {remedy}", "").ok();
+            writeln!(out, "{:<21} do: {remedy}", "").ok();
         }
     }
     let failed = findings.iter().any(|finding| finding.grade == Grade::Fail);

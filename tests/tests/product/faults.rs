@@ -163,6 +163,10 @@ fn out_of_descriptors_it_backs_off_and_recovers_and_admin_answers() {
         (told.iter().map(|name| sluice_tests::harness::gateway::sum(&metrics, name, &[])).sum::<f64>() > 0.0)
             .then_some(())
     });
+    until("a line in the log", || {
+        let log = gateway.stderr();
+        (log.contains("connection limit reached") || log.contains("cannot accept")).then_some(())
+    });
     assert_eq!(gateway.admin_get("/healthz").status, 200);
     let answered = clients[0].response_to("CONNECT").status;
     assert_eq!(answered, 200, "those that were accepted are served");
