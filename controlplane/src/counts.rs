@@ -87,7 +87,7 @@ impl Observer for DnsCounts {
         if let Err(failure) = outcome
             && !failure.is_answer()
         {
-            tracing::warn!(%failure, stale, took_ms, "DNS");
+            tracing::warn!(%failure, stale, took_ms, "the DNS servers failed for a name; `stale` says whether older addresses are used");
         }
     }
 

@@ -36,7 +36,7 @@ impl DialError {
     /// For the access log and the answer to the client.
     pub(crate) fn to_text(&self) -> String {
         match self {
-            Self::Connect(error) => error.kind().to_string(),
+            Self::Connect(error) => error.to_string(),
             Self::Timeout => "connect timeout".to_owned(),
         }
     }

@@ -68,7 +68,12 @@ impl OpenDoor {
         let until = worker.engine.now() + ACCEPT_QUEUE_TIME_MAX;
         while worker.engine.now() < until {
             deadline.set(Some(worker.engine.now() + ACCEPT_QUEUE_WAIT));
-            match deadline.run(listener.accept()).await {
+            // At the connection limit there is no room: what is queued beyond it is reset when the listener closes.
+            let next = async {
+                worker.room().await;
+                listener.accept().await
+            };
+            match deadline.run(next).await {
                 Ok(Ok(stream)) => session::start(worker, &self.plan.borrow(), stream),
                 Ok(Err(_)) | Err(_) => break,
             }
