@@ -56,7 +56,7 @@ impl OpenDoor {
                     session::start(worker, &self.plan.borrow(), stream);
                 }
                 Err(error) => {
-                    if backoff == ACCEPT_BACKOFF_MIN {
+                    if backoff == ACCEPT_BACKOFF_MIN && worker.may_tell_of_rest(&worker.accept_fails_told) {
                         let (door, errno) = (self.plan.borrow().bind, error.raw_os_error().unwrap_or(0));
                         worker.notify(Notice::AcceptFails { door, errno });
                     }

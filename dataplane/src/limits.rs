@@ -30,6 +30,9 @@ pub(crate) const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// The longest such rest.
 pub(crate) const ACCEPT_BACKOFF_MAX: Duration = Duration::from_millis(500);
 
+/// How often a worker tells the log that its doors rest: they may do so many times a second.
+pub(crate) const REST_NOTICE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long a door that closes waits for each connection that is still queued.
 pub(crate) const ACCEPT_QUEUE_WAIT: Duration = Duration::from_millis(20);
 

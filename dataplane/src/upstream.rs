@@ -52,7 +52,8 @@ const DESCRIPTORS_PER_CONNECTION: usize = 2;
 /// names cannot starve the others of them.
 pub(crate) fn room_for_idle(connections: usize, busy: usize, connections_max: usize) -> usize {
     let all = connections_max.saturating_mul(DESCRIPTORS_PER_CONNECTION);
-    all.saturating_sub(connections + busy).min(POOLED_UPSTREAMS_MAX)
+    // An eighth stays free of idle ones: doors, logs and name resolution need descriptors, too.
+    (all - all / 8).saturating_sub(connections + busy).min(POOLED_UPSTREAMS_MAX)
 }
 
 impl<E: Engine> Pool<E> {

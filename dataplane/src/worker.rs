@@ -21,7 +21,9 @@ use tokio::sync::mpsc;
 
 use crate::connection::{Connection, Table};
 use crate::door::OpenDoor;
-use crate::limits::{BYTE_COUNT_INTERVAL, POOL_SWEEP_INTERVAL, RECHECK_SLICE, STOP_TIME_MAX};
+use crate::limits::{
+    BYTE_COUNT_INTERVAL, POOL_SWEEP_INTERVAL, RECHECK_SLICE, REST_NOTICE_INTERVAL, STOP_TIME_MAX,
+};
 use crate::resolve::Names;
 use crate::route::{Asker, Route, Wanted};
 use crate::upstream::{Pool, room_for_idle};
@@ -53,6 +55,10 @@ pub(crate) struct Worker<E: Engine> {
     promotions_told: Cell<u64>,
     /// Doors that rest because the worker is full.
     resting: RefCell<Vec<Waker>>,
+    /// When the log was last told that the worker is full.
+    full_told: Cell<Option<Instant>>,
+    /// When the log was last told that accept fails.
+    pub(crate) accept_fails_told: Cell<Option<Instant>>,
 }
 
 impl<E: Engine> Worker<E> {
@@ -111,7 +117,10 @@ impl<E: Engine> Worker<E> {
             return;
         }
         self.metrics.add(Counter::ConnectionLimitReached, 1);
-        self.notify(Notice::AtConnectionLimit(true));
+        let tells = self.may_tell_of_rest(&self.full_told);
+        if tells {
+            self.notify(Notice::AtConnectionLimit(true));
+        }
         poll_fn(|cx| {
             if self.connections.borrow().len() < self.config.connections_max {
                 return Poll::Ready(());
@@ -120,7 +129,19 @@ impl<E: Engine> Worker<E> {
             Poll::Pending
         })
         .await;
-        self.notify(Notice::AtConnectionLimit(false));
+        if tells {
+            self.notify(Notice::AtConnectionLimit(false));
+        }
+    }
+
+    /// Whether the log may hear again that doors rest: at a limit they do with every connection that comes and goes.
+    pub(crate) fn may_tell_of_rest(&self, told: &Cell<Option<Instant>>) -> bool {
+        let now = self.engine.now();
+        let due = told.get().is_none_or(|before| now.since(before) >= REST_NOTICE_INTERVAL);
+        if due {
+            told.set(Some(now));
+        }
+        due
     }
 
     /// Tells control. A notice that finds no room is a log line less, nothing else.
@@ -278,6 +299,8 @@ pub async fn run_worker<E: Engine>(
         stopped: Cell::new(false),
         promotions_told: Cell::new(0),
         resting: RefCell::new(Vec::new()),
+        full_told: Cell::new(None),
+        accept_fails_told: Cell::new(None),
         engine,
     });
     worker.engine.spawn(housekeeping(Rc::clone(&worker)));
