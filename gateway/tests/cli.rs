@@ -155,9 +155,18 @@ impl Gateway {
     }
 
     fn start_on(engine: &str, folder: Folder, config: &str, stdout: Stdio) -> Self {
-        let config = folder.write("sluice.toml", config);
+        folder.write("sluice.toml", config);
+        let mut gateway = Self::begin_on(engine, folder, stdout);
+        gateway.wait_for(" ready");
+        gateway
+    }
+
+    /// With the file that is there, and without waiting until it is ready.
+    fn begin_on(engine: &str, folder: Folder, stdout: Stdio) -> Self {
+        let config = folder.path("sluice.toml");
         let mut child = sluice()
-            .args(["run", "--config", &config, "--engine", engine])
+            .args(["run", "--engine", engine, "--config"])
+            .arg(config)
             .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
@@ -167,9 +176,7 @@ impl Gateway {
         std::thread::spawn(move || {
             stderr.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok())
         });
-        let mut gateway = Self { child, lines, seen: Vec::new(), folder };
-        gateway.wait_for(" ready");
-        gateway
+        Self { child, lines, seen: Vec::new(), folder }
     }
 
     fn wait_for(&mut self, text: &str) {
@@ -393,6 +400,25 @@ fn sighup_reloads_and_a_bad_file_changes_nothing() {
         gateway.proxied("http://127.0.0.1:1/").starts_with("HTTP/1.1 502"),
         "the same door, the guard in force"
     );
+}
+
+#[test]
+fn signals_during_the_start_do_not_end_it() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = Folder::new();
+    let pipe = folder.path("sluice.toml");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut gateway = Gateway::begin_on("epoll", folder, Stdio::null());
+    // Opens once the other end does: it is reading its configuration now, and waits for the text.
+    let mut text = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    gateway.signal(Signal::HUP);
+    gateway.signal(Signal::USR1);
+    gateway.folder.write("next.toml", GATEWAY);
+    fs::rename(gateway.folder.path("next.toml"), &pipe).unwrap();
+    text.write_all(GATEWAY.as_bytes()).unwrap();
+    drop(text);
+    gateway.wait_for(" ready");
+    assert_eq!(gateway.end().0.code(), Some(0));
 }
 
 /// Runs a child as a container runtime would: io_uring_setup(2) fails with EPERM. The filter holds for this thread and

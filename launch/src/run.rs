@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 use sluice_bridge::limits::Bounds;
 use sluice_config::{AccessLog, EngineChoice, Source};
 use sluice_controlplane::{
@@ -39,6 +40,7 @@ fn failure(exit: Exit, what: impl ToString) -> Failure {
 }
 
 fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Failure> {
+    outlive_early_signals();
     let loaded_at = SystemTime::now();
     let loaded = sluice_config::load(source).map_err(|refused| {
         check::print_report(&refused);
@@ -98,6 +100,16 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
             Err(failure(Exit::Internal, format!("worker {worker} has ended")))
         }
         Err(error) => Err(failure(Exit::Internal, error)),
+    }
+}
+
+/// Until the control plane listens, an order to reload or to open logs anew would kill the process, and a large registry
+/// takes seconds to load. Nothing is lost with it: files that change meanwhile are read again, logs are not open yet.
+fn outlive_early_signals() {
+    for signal in [SIGHUP, SIGUSR1] {
+        if let Err(error) = signal_hook::flag::register(signal, Arc::default()) {
+            tracing::warn!(signal, %error, "a signal during the start would end the process");
+        }
     }
 }
 

@@ -60,7 +60,7 @@ fn row(row: &ConnectionRow) -> Value {
         "namespace": row.namespace.as_deref(),
         "protocol": row.protocol,
         "host": row.host.as_deref(),
-        "port": row.port,
+        "port": (row.port != 0).then_some(row.port),
         "upstream": row.upstream.map(|address| address.to_string()),
         "service": row.service.as_deref(),
         "decision": row.decision.map(sluice_policy::Verdict::as_str),
