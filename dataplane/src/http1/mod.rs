@@ -76,7 +76,8 @@ pub(crate) async fn serve<E: Engine>(mut client: Client<E>) {
     loop {
         let Some(head) = client.next_head().await else { return };
         let after = match head {
-            Ok(buffer) => match exchange::serve_request(client, buffer).await {
+            // Boxed: between two requests a connection holds none of this, and most connections are between two.
+            Ok(buffer) => match Box::pin(exchange::serve_request(client, buffer)).await {
                 Some((returned, after)) => {
                     client = returned;
                     after
