@@ -51,6 +51,10 @@ pub enum DenyTls {
     Alert,
 }
 
+/// FTP, SSH, SMTP, POP3, IMAP, submission, MS SQL, MySQL, PostgreSQL: their servers speak first, or their clients do
+/// not say a name.
+const OPAQUE_PORTS: [u16; 9] = [21, 22, 25, 110, 143, 587, 1433, 3306, 5432];
+
 /// A door as configured. Its bind address is its identity over reloads.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DoorPlan {
@@ -68,7 +72,7 @@ pub struct DoorPlan {
     pub service: Option<(Arc<str>, Arc<str>)>,
     /// What a denied TLS client sees.
     pub deny_tls: DenyTls,
-    /// Ports whose flows are never sniffed.
+    /// Ports where a server may speak first: in allow-any a destination without a name is not sniffed there.
     pub opaque_ports: Arc<[u16]>,
 }
 
@@ -84,7 +88,7 @@ impl DoorPlan {
             destination_port: None,
             service: None,
             deny_tls: DenyTls::default(),
-            opaque_ports: Arc::new([]),
+            opaque_ports: Arc::new(OPAQUE_PORTS),
         }
     }
 }

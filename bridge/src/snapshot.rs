@@ -83,8 +83,6 @@ pub struct Limits {
     pub connections_max: Option<usize>,
     /// Descriptors kept back for control.
     pub control_descriptors: usize,
-    /// Idle upstream connections that one worker pools.
-    pub upstream_pool_max: usize,
 }
 
 impl Default for Limits {
@@ -108,7 +106,6 @@ impl Default for Limits {
             linger_bytes_max: 64 * 1024,
             connections_max: None,
             control_descriptors: 16,
-            upstream_pool_max: 1024,
         }
     }
 }

@@ -31,6 +31,7 @@ pub(crate) const TABLE: &[Unavailable] = &[
     key("listener.capture", DOORS),
     key("listener.opaque_ports", "it belongs to the transparent door"),
     key("service.tls", "let the client speak TLS through CONNECT or the tls door"),
+    key("service.endpoints.locality", "remove it; endpoints are chosen by weight"),
     key("service.source_address", "remove it; the kernel's choice of source address is used"),
     key("registry.service_entries", "write the entries as [[service]]"),
     key("telemetry.otlp", "scrape [telemetry.prometheus]"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sluice_bridge::Phase;
 use sluice_engine::Engine;
-use sluice_policy::{EndpointAddress, Reason, Resolution, Service};
+use sluice_policy::{Endpoint, EndpointAddress, Reason, Resolution, Service};
 use sluice_telemetry::Family;
 
 use crate::connection::Connection;
@@ -54,10 +54,8 @@ pub(crate) async fn addresses<E: Engine>(
     let worker = &connection.worker;
     connection.phase.set(Phase::Resolving);
     let route = still_allowed(connection, route)?;
-    let mut candidates =
-        connection.unless_cut(candidates(worker, &route)).await.unwrap_or(Err(Obstacle::Cut))?;
+    let candidates = connection.unless_cut(candidates(worker, &route)).await.unwrap_or(Err(Obstacle::Cut))?;
     let route = still_allowed(connection, &route)?;
-    order(&mut candidates);
     let candidates = guard(worker, &route, candidates)?;
     Ok((route, candidates))
 }
@@ -102,11 +100,20 @@ pub(crate) async fn dial_guarded<E: Engine>(
 }
 
 /// What one step of finding addresses needs of the snapshot, owned, so that no snapshot is held while waiting.
+#[derive(Default)]
 struct Plan {
-    literals: Vec<SocketAddr>,
-    names: Vec<(Arc<str>, u16)>,
+    /// In the order in which they are to be tried.
+    places: Vec<Place>,
     /// An original destination that may be dialled if the name's answers hold it.
     original: Option<SocketAddr>,
+    /// Each connection is to begin at another address.
+    in_turn: bool,
+}
+
+/// Where a connection may lead.
+enum Place {
+    Address(SocketAddr),
+    Name(Arc<str>, u16),
 }
 
 /// The addresses that a route may lead to, before the guard.
@@ -114,78 +121,109 @@ pub(crate) async fn candidates<E: Engine>(
     worker: &Worker<E>,
     route: &Route,
 ) -> Result<Vec<SocketAddr>, Obstacle> {
-    let Plan { mut literals, names, original } = plan(worker, route)?;
+    let Plan { places, original, in_turn } = plan(worker, route)?;
+    let mut found = Vec::with_capacity(places.len());
     let mut failure = None;
-    for (name, port) in &names {
+    for place in &places {
+        let (name, port) = match place {
+            Place::Address(address) => {
+                found.push(*address);
+                continue;
+            }
+            Place::Name(name, port) => (name, *port),
+        };
         match worker.names.resolve(&worker.engine, &worker.metrics, name).await {
             Ok(addresses) => {
                 if let Some(original) = original.filter(|original| addresses.contains(&original.ip())) {
                     return Ok(vec![original]);
                 }
-                literals.extend(addresses.iter().map(|address| SocketAddr::new(*address, *port)));
+                found.extend(addresses.iter().map(|address| SocketAddr::new(*address, port)));
             }
             Err(unresolved) => failure = Some(unresolved),
         }
     }
     match failure {
-        Some(unresolved) if literals.is_empty() => Err(Obstacle::Dns(unresolved)),
-        _ => Ok(literals),
+        Some(unresolved) if found.is_empty() => return Err(Obstacle::Dns(unresolved)),
+        _ => {}
     }
+    if in_turn && found.len() > 1 {
+        let first = draw(worker, found.len() as u64);
+        found.rotate_left(usize::try_from(first).unwrap_or(0));
+    }
+    Ok(found)
+}
+
+/// A number below `bound`, which is not 0.
+fn draw<E: Engine>(worker: &Worker<E>, bound: u64) -> u64 {
+    worker.engine.random() % bound
 }
 
 fn plan<E: Engine>(worker: &Worker<E>, route: &Route) -> Result<Plan, Obstacle> {
     let snapshot = worker.snapshot();
     let port = route.target_port();
-    let own_name = || match &route.wanted.host {
-        Some(Destination::Name(name)) => Some((Arc::clone(name), port)),
+    let own_name = match &route.wanted.host {
+        Some(Destination::Name(name)) => Some(Place::Name(Arc::clone(name), port)),
         _ => None,
     };
     let original = route.wanted.original;
     let service = route.decision.service.filter(|_| route.generation == snapshot.generation);
     let Some((id, service)) = service.map(|id| (id, snapshot.policy.service(id))) else {
         // Passed through: the name if there is one, else the address that the client asked for.
-        let names: Vec<_> = own_name().into_iter().collect();
-        let literals = if names.is_empty() { original.into_iter().collect() } else { Vec::new() };
-        return Ok(Plan { literals, names, original: None });
+        return Ok(only(own_name.or(original.map(Place::Address))));
     };
-    let name = own_name().or_else(|| Some((first_name(&snapshot.policy, id)?, port)));
-    let plan = match service.resolution {
-        Resolution::Static => endpoints(service, route, port),
+    let name = own_name.or_else(|| Some(Place::Name(first_name(&snapshot.policy, id)?, port)));
+    let in_turn = service.resolution == Resolution::DnsRoundRobin;
+    Ok(match service.resolution {
+        Resolution::Static => endpoints(worker, service, route, port),
         Resolution::Dns | Resolution::DnsRoundRobin if !service.endpoints.is_empty() => {
-            endpoints(service, route, port)
+            endpoints(worker, service, route, port)
         }
-        Resolution::Dns | Resolution::DnsRoundRobin => named_or_original(name, original),
+        Resolution::Dns | Resolution::DnsRoundRobin => {
+            Plan { in_turn, ..only(name.or(original.map(Place::Address))) }
+        }
         Resolution::None => match original {
             Some(original) if snapshot.policy.names_address(id, original.ip()) => {
-                Plan { literals: vec![original], names: Vec::new(), original: None }
+                only(Some(Place::Address(original)))
             }
-            Some(_) if name.is_none() => {
-                return Err(Obstacle::Denied(Reason::NoName, None));
-            }
-            original => Plan { original, ..named_or_original(name, None) },
+            Some(_) if name.is_none() => return Err(Obstacle::Denied(Reason::NoName, None)),
+            original => Plan { original, ..only(name) },
         },
-    };
-    Ok(plan)
+    })
 }
 
-fn named_or_original(name: Option<(Arc<str>, u16)>, original: Option<SocketAddr>) -> Plan {
-    let literals = if name.is_none() { original.into_iter().collect() } else { Vec::new() };
-    Plan { literals, names: name.into_iter().collect(), original: None }
+fn only(place: Option<Place>) -> Plan {
+    Plan { places: place.into_iter().collect(), ..Plan::default() }
 }
 
-/// The endpoints of a service, each at its own port for the port that was asked for.
-fn endpoints(service: &Service, route: &Route, port: u16) -> Plan {
+/// The endpoints of a service, each at its own port for the port that was asked for. Another one leads each time, as
+/// often as its weight says; the others follow, should it not answer.
+fn endpoints<E: Engine>(worker: &Worker<E>, service: &Service, route: &Route, port: u16) -> Plan {
     let port_name = route.decision.port.and_then(|id| service.port(id)).and_then(|port| port.name.clone());
-    let mut plan = Plan { literals: Vec::new(), names: Vec::new(), original: None };
-    for endpoint in &service.endpoints {
+    let place = |endpoint: &Endpoint| {
         let own = port_name.as_ref().and_then(|name| endpoint.ports.iter().find(|(known, _)| known == name));
         let port = own.map_or(port, |(_, port)| *port);
         match &endpoint.address {
-            EndpointAddress::Literal(address) => plan.literals.push(SocketAddr::new(*address, port)),
-            EndpointAddress::Name(name) => plan.names.push((Arc::clone(name), port)),
+            EndpointAddress::Literal(address) => Place::Address(SocketAddr::new(*address, port)),
+            EndpointAddress::Name(name) => Place::Name(Arc::clone(name), port),
         }
+    };
+    let mut places: Vec<_> = service.endpoints.iter().map(place).collect();
+    if places.len() > 1 {
+        let weights = service.endpoints.iter().map(|endpoint| u64::from(endpoint.weight.max(1)));
+        let drawn = draw(worker, weights.clone().sum());
+        places.rotate_left(leading(weights, drawn));
     }
-    plan
+    Plan { places, ..Plan::default() }
+}
+
+/// Which of the weighted entries a number below the sum of their weights falls on.
+fn leading(weights: impl Iterator<Item = u64>, drawn: u64) -> usize {
+    let mut passed = 0;
+    let falls_on = |weight| {
+        passed += weight;
+        drawn < passed
+    };
+    weights.map(falls_on).position(|found| found).unwrap_or(0)
 }
 
 /// Keeps the addresses that may be dialled. Refused ones are skipped; when none is left the flow is denied.
@@ -233,7 +271,16 @@ fn guard_text(refused: &sluice_policy::GuardRefusal) -> String {
     }
 }
 
-/// IPv6 leads where both families are there (RFC 8305 §4).
-fn order(addresses: &mut [SocketAddr]) {
-    addresses.sort_by_key(SocketAddr::is_ipv4);
+#[cfg(test)]
+mod tests {
+    use super::leading;
+
+    #[test]
+    fn weights_share_the_draws() {
+        let counts = (0..6).fold([0; 3], |mut counts, drawn| {
+            counts[leading([1, 2, 3].into_iter(), drawn)] += 1;
+            counts
+        });
+        assert_eq!(counts, [1, 2, 3]);
+    }
 }

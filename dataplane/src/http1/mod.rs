@@ -165,8 +165,12 @@ impl<E: Engine> Client<E> {
         }
         let connection = Rc::clone(&self.connection);
         connection.phase.set(Phase::Idle);
-        let idle_ms = self.worker().snapshot().limits.client_keepalive_timeout_ms;
-        self.deadline.set(self.after_ms(idle_ms));
+        let wait_ms = {
+            let limits = &self.worker().snapshot().limits;
+            // Who connects wants something soon; who has been served may take a rest.
+            if self.served { limits.client_keepalive_timeout_ms } else { limits.request_head_timeout_ms }
+        };
+        self.deadline.set(self.after_ms(wait_ms));
         let mut received = self.deadline.run(connection.unless_draining(self.stream.receive())).await;
         if matches!(received, Ok(None)) && !self.served {
             // The first request of a client that has just connected may be on its way already.
