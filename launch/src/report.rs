@@ -86,10 +86,13 @@ fn write(facts: &Facts<'_>, out: &mut String) -> std::fmt::Result {
     let counts = snapshot.policy.counts();
     line(
         "registry",
-        format!(
-            "{} services, {} hosts, {} address ranges, {} workloads",
-            counts.services, counts.hosts, counts.addresses, counts.workloads
-        ),
+        [
+            some(counts.services, "service"),
+            some(counts.hosts, "host"),
+            some(counts.addresses, "address range"),
+            some(counts.workloads, "workload"),
+        ]
+        .join(", "),
     )?;
     let limits = &snapshot.limits;
     let connections = limits.connections_max.unwrap_or(0);
@@ -126,6 +129,11 @@ fn write(facts: &Facts<'_>, out: &mut String) -> std::fmt::Result {
     )
 }
 
+/// `1 host`, `2 hosts`.
+fn some(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Milliseconds for people: `500 ms`, `10 s`, `1 h`.
 fn time(ms: u64) -> String {
     match ms {
@@ -145,5 +153,18 @@ fn engine(chosen: &Chosen) -> String {
     match &chosen.fallback {
         Some(why) => format!("{kind}: {}; {}", why.reason, why.remedy),
         None => format!("{kind} ({})", chosen.reason.replace('_', " ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!((some(1, "host"), some(0, "host")), ("1 host".to_owned(), "0 hosts".to_owned()));
+        let times = [0, 500, 1500, 60_000, 3_600_000, 5_400_000].map(time);
+        assert_eq!(times, ["0 s", "500 ms", "1500 ms", "60 s", "1 h", "5400 s"]);
+        assert_eq!((bytes(1000), bytes(32 * 1024)), ("1000 B".to_owned(), "32 KiB".to_owned()));
     }
 }

@@ -158,7 +158,7 @@ impl<E: Engine> Client<E> {
         }
     }
 
-    /// Waits between two requests, holding no buffer. `None` when the client ends, fails, or is idle for too long.
+    /// Waits for a request to begin, holding no buffer. `None` when the client ends, fails, or is idle for too long.
     async fn first_bytes(&mut self) -> Option<Buffer> {
         if self.ended || (self.served && self.worker().is_draining()) {
             return None;
@@ -197,6 +197,7 @@ impl<E: Engine> Client<E> {
     async fn refuse(&mut self, refusal: Refusal) -> After {
         let mut record = Record::request(&self.connection);
         let (status, reason, text) = match &refusal {
+            Refusal::Head(error) if error.status() == 431 => (431, Reason::Limit, error.to_string()),
             Refusal::Head(error) => (error.status(), Reason::Malformed, error.to_string()),
             Refusal::TooSlow => (408, Reason::Limit, "the request head took too long".to_owned()),
         };

@@ -56,7 +56,7 @@ fn a_head_of_a_megabyte_is_431() {
     let line = format!("X-Big: {}\r\n", "x".repeat(1 << 20));
     client.try_send(format!("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n{line}\r\n"));
     let response = client.response();
-    assert_eq!(response.status, 431);
+    assert_eq!((response.status, response.reason()), (431, "limit"));
     assert!(!response.text().is_empty());
     let entry = gateway.first_entry();
     assert_eq!(entry["response_code"], 431);
@@ -76,6 +76,16 @@ fn ten_thousand_headers_are_431_and_cost_no_memory() {
     }
     let grown = gateway.rss_kib().saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB");
+    origin.untouched();
+}
+
+#[test]
+fn a_client_that_says_nothing_does_not_stay() {
+    let origin = Origin::forbidden();
+    let gateway = gateway_to(&origin, "[limits]\nrequest_head_timeout_ms = 300\n");
+    // The wait for a next request is longer, and its own; the deadline of the test is shorter than that.
+    let mut client = gateway.client();
+    client.expect_end(Ending::Closed);
     origin.untouched();
 }
 
