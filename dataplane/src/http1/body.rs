@@ -45,12 +45,7 @@ pub(super) struct Piece<'a> {
 
 impl Piece<'_> {
     /// Sends the piece, behind `head` where there is one: in a single send when it fits.
-    pub(super) async fn send<E: Engine>(
-        self,
-        engine: &E,
-        stream: &E::Stream,
-        head: Option<Buffer>,
-    ) -> io::Result<u64> {
+    pub(super) async fn send(self, stream: &impl Stream, head: Option<Buffer>) -> io::Result<u64> {
         let Self { mut buffer, decoded, chunked, trailers } = self;
         buffer.truncate(decoded.data.end);
         buffer.advance(decoded.data.start);
@@ -82,7 +77,6 @@ impl Piece<'_> {
                 stream.send(part).await?;
             }
         }
-        let _ = engine;
         Ok(sent)
     }
 }

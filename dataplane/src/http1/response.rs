@@ -280,7 +280,7 @@ impl<E: Engine> Exchange<'_, E> {
             }
             let chunked = framing == Framing::Chunked;
             let piece = Piece { buffer, decoded, chunked, trailers: body.trailers() };
-            if piece.send(self.engine, self.upstream, head.take()).await.is_err() {
+            if piece.send(self.upstream, head.take()).await.is_err() {
                 return UploadError::Upstream;
             }
             self.touch();
@@ -457,7 +457,7 @@ impl<E: Engine> Exchange<'_, E> {
             let (end, clean) = (decoded.end, decoded.consumed == received);
             let piece = Piece { buffer, decoded, chunked, trailers: body.trailers() };
             self.downstream_touched.set(true);
-            let sent = piece.send(self.engine, self.client, head.take()).await;
+            let sent = piece.send(self.client, head.take()).await;
             let sent = sent.map_err(|_| DownloadError::ClientGone)?;
             self.response_bytes.set(self.response_bytes.get() + sent);
             self.touch();
