@@ -33,6 +33,7 @@ impl NoHello {
     pub(crate) fn reason(&self) -> Option<Reason> {
         match self {
             Self::Refused(HelloError::NotTls { .. }, _) => Some(Reason::ProtocolMismatch),
+            Self::Refused(HelloError::TooLong { .. }, _) => Some(Reason::Limit),
             Self::Refused(..) | Self::Gone => Some(Reason::Malformed),
             Self::Timeout => Some(Reason::SniffTimeout),
             Self::Nothing => None,

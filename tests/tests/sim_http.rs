@@ -353,8 +353,15 @@ fn bad_heads_are_answered_once_and_what_follows_is_not_read() {
     assert_eq!(ledger.seen(10), 0, "nothing behind a bad head is interpreted");
     let records = world.records();
     assert_eq!(records.len(), cases.len() + 2);
-    let malformed = records.iter().filter(|record| record.get(Field::PolicyReason) == Some(b"malformed"));
-    assert_eq!(malformed.count(), cases.len());
+    let with = |reason: &[u8]| {
+        records.iter().filter(|record| record.get(Field::PolicyReason) == Some(reason)).count()
+    };
+    let too_large = cases.iter().filter(|(_, status)| *status == 431).count();
+    assert_eq!(
+        (with(b"malformed"), with(b"limit")),
+        (cases.len() - too_large, too_large + 1),
+        "408 is a limit too"
+    );
     world.stop();
 }
 
