@@ -71,7 +71,8 @@ fn the_report_says_what_runs() {
         "sandbox",
         "http_proxy on 127.0.0.1:",
         "tls on 127.0.0.2:",
-        "1 services, 1 hosts",
+        "1 service, 1 host,",
+        "request head 32 KiB in 10 s",
         "connections",
         "/metrics",
     ] {
