@@ -41,9 +41,29 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             "0x7f.1",
             "2130706433",
         ]),
+        "proxy_protocol" => [
+            &b"PROXY TCP4 192.0.2.1 198.51.100.2 4000 443\r\nGET"[..],
+            b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 1 65535\r\n",
+            b"PROXY UNKNOWN x\r\n",
+            b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x1d\xc0\0\x02\x01\xc6\x33\x64\x02\x0f\xa0\x01\xbb\
+              \x01\0\x02h2\x20\0\x09\x01\0\0\0\0\x21\0\x01x",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x13\xc0\0\x02\x01\xc6\x33\x64\x02\x0f\xa0\x01\xbb\x03\0\x04\0\0\0\0",
+        ]
+        .map(<[u8]>::to_vec)
+        .to_vec(),
         "relay_trace" => crate::relay_trace::seeds(),
         "request_head" => texts(REQUESTS),
         "response_head" => texts(RESPONSES),
+        "socks5" => [
+            &b"\0\x05\x02\0\x02\x05\x01"[..],
+            b"\x01\x01\x05idgen\x06s3cret\x05",
+            b"\x02\x05\x01\0\x01\xc0\0\x02\x01\0\x50",
+            b"\x02\x05\x01\0\x03\x0callowed.test\x01\xbbGET",
+            b"\x02\x05\x01\0\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\0\x50",
+        ]
+        .map(<[u8]>::to_vec)
+        .to_vec(),
         _ => Vec::new(),
     }
 }

@@ -6,6 +6,7 @@
 //! [`corpus`], a program in `fuzz_targets/` and its entry in `Cargo.toml`.
 
 pub mod corpus;
+mod doors;
 pub mod generate;
 mod http1;
 mod policy;
@@ -23,9 +24,11 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("client_hello", tls::client_hello),
     ("decide", policy::decide),
     ("host", policy::host),
+    ("proxy_protocol", doors::proxy_protocol),
     ("relay_trace", relay_trace::body),
     ("request_head", http1::request_head),
     ("response_head", http1::response_head),
+    ("socks5", doors::socks5),
 ];
 
 /// A target that is broken on purpose, one bit away from its seed: whoever runs bodies must find out.

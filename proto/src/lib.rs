@@ -11,4 +11,6 @@ extern crate alloc;
 pub mod basic;
 pub mod http1;
 pub mod limits;
+pub mod proxy_protocol;
+pub mod socks5;
 pub mod tls;

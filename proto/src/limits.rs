@@ -34,3 +34,10 @@ pub const HELLO_BYTES_MAX_DEFAULT: usize = 64 * 1024;
 pub const SERVER_NAME_BYTES_MAX: usize = 255;
 /// Bytes of the ALPN list kept, in wire form; what does not fit sets [`crate::tls::AlpnList::truncated`].
 pub const ALPN_BYTES_MAX: usize = 128;
+
+/// Longest PROXY header of version 1, its CRLF included: the specification's own bound.
+pub const PROXY_LINE_BYTES_MAX: usize = 107;
+/// Longest PROXY header of version 2, fixed part included. The format would allow 64 KiB.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
+/// Longest unique id in a PROXY header of version 2: the specification's own bound.
+pub const PROXY_UNIQUE_ID_BYTES_MAX: usize = 128;

@@ -39,7 +39,7 @@ const PROGRAMS: &[&str] = &["gateway", "sidecar"];
 /// What a pure crate may depend on: data structures and derive macros, nothing that reaches the system.
 const PURE: &[(&str, &[&str])] = &[
     ("policy", &["foldhash", "hashbrown", "ipnet", "memchr", "thiserror"]),
-    ("proto", &["base64", "memchr", "thiserror"]),
+    ("proto", &["base64", "crc", "memchr", "thiserror"]),
     ("relay", &[]),
 ];
 
