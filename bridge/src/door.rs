@@ -15,6 +15,12 @@ pub enum DoorKind {
     Tls,
     /// Any TCP, bound to one service.
     Tcp,
+    /// Plain HTTP/1.1 straight to the gateway.
+    Http,
+    /// Captured traffic that keeps its original destination.
+    Transparent,
+    /// SOCKS5 CONNECT.
+    Socks5,
 }
 
 impl DoorKind {
@@ -25,8 +31,20 @@ impl DoorKind {
             Self::HttpProxy => "http_proxy",
             Self::Tls => "tls",
             Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Transparent => "transparent",
+            Self::Socks5 => "socks5",
         }
     }
+}
+
+/// How a captured connection tells where it was going.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Capture {
+    /// Netfilter rewrote the destination (REDIRECT) and remembers the original one.
+    Redirect,
+    /// The socket's own local address is the original destination (TPROXY).
+    Tproxy,
 }
 
 /// Whether a door asks for credentials.
@@ -72,6 +90,8 @@ pub struct DoorPlan {
     pub service: Option<(Arc<str>, Arc<str>)>,
     /// What a denied TLS client sees.
     pub deny_tls: DenyTls,
+    /// `transparent`: how it learns the original destination.
+    pub capture: Option<Capture>,
     /// Ports where a server may speak first: in allow-any a destination without a name is not sniffed there.
     pub opaque_ports: Arc<[u16]>,
 }
@@ -88,6 +108,7 @@ impl DoorPlan {
             destination_port: None,
             service: None,
             deny_tls: DenyTls::default(),
+            capture: None,
             opaque_ports: Arc::new(OPAQUE_PORTS),
         }
     }

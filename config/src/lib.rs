@@ -27,8 +27,8 @@ pub use diff::{Diff, diff};
 pub use docs::reference_markdown;
 pub use load::{Loaded, load};
 pub use plan::{
-    AccessLog, AccessLogFormat, AccessLogLines, Admin, Auth, Credential, Dataplane, Deny, DenyTls, Dns, Door,
-    DoorKind, EngineChoice, HostLabels, Limits, Plan, Prometheus, Reporter, Telemetry,
+    AccessLog, AccessLogFormat, AccessLogLines, Admin, Auth, Capture, Credential, Dataplane, Deny, DenyTls,
+    Dns, Door, DoorKind, EngineChoice, HostLabels, Limits, Plan, Prometheus, Reporter, Telemetry,
 };
 pub use problem::{Problem, Report};
 pub use secret::Secret;

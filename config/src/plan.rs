@@ -61,6 +61,10 @@ pub struct Door {
     pub service: Option<(Arc<str>, Arc<str>)>,
     /// How a TLS denial ends the connection (`tls`).
     pub deny_tls: DenyTls,
+    /// How the original destination is learnt (`transparent`: always there).
+    pub capture: Option<Capture>,
+    /// Ports that are never sniffed where they only pass through (`transparent`); `None`: the default list.
+    pub opaque_ports: Option<Arc<[u16]>>,
 }
 
 /// The kinds of door that this version opens.
@@ -72,6 +76,21 @@ pub enum DoorKind {
     Tls,
     /// Any TCP, bound to one service.
     Tcp,
+    /// Plain HTTP/1.1 straight to the gateway.
+    Http,
+    /// Captured traffic that keeps its original destination.
+    Transparent,
+    /// SOCKS5 CONNECT.
+    Socks5,
+}
+
+/// How a `transparent` door learns the original destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Capture {
+    /// nftables `redirect`: the kernel remembers it.
+    Redirect,
+    /// nftables `tproxy`: it is the accepted socket's own address.
+    Tproxy,
 }
 
 /// Whether a door asks for proxy credentials.
@@ -306,7 +325,9 @@ macro_rules! words {
     };
 }
 
-words!(DoorKind, "kind of door": "http_proxy" => HttpProxy, "tls" => Tls, "tcp" => Tcp);
+words!(DoorKind, "kind of door": "http_proxy" => HttpProxy, "tls" => Tls, "tcp" => Tcp, "http" => Http,
+    "transparent" => Transparent, "socks5" => Socks5);
+words!(Capture, "capture": "redirect" => Redirect, "tproxy" => Tproxy);
 words!(Auth, "auth": "off" => Off, "optional" => Optional, "required" => Required);
 words!(DenyTls, "deny_tls": "reset" => Reset, "alert" => Alert);
 words!(AccessLogFormat, "format": "text" => Text, "json" => Json);

@@ -131,6 +131,17 @@ pub fn telemetry_settings(plan: &Plan) -> telemetry::Settings {
 
 /// A door at the address that it really got.
 pub fn door(door: &config::Door, address: SocketAddr) -> bridge::DoorPlan {
+    let defaults = bridge::DoorPlan::new(
+        match door.kind {
+            config::DoorKind::HttpProxy => bridge::DoorKind::HttpProxy,
+            config::DoorKind::Tls => bridge::DoorKind::Tls,
+            config::DoorKind::Tcp => bridge::DoorKind::Tcp,
+            config::DoorKind::Http => bridge::DoorKind::Http,
+            config::DoorKind::Transparent => bridge::DoorKind::Transparent,
+            config::DoorKind::Socks5 => bridge::DoorKind::Socks5,
+        },
+        address,
+    );
     bridge::DoorPlan {
         name: Arc::clone(&door.name),
         auth: match door.auth {
@@ -144,14 +155,12 @@ pub fn door(door: &config::Door, address: SocketAddr) -> bridge::DoorPlan {
             config::DenyTls::Reset => bridge::DenyTls::Reset,
             config::DenyTls::Alert => bridge::DenyTls::Alert,
         },
-        ..bridge::DoorPlan::new(
-            match door.kind {
-                config::DoorKind::HttpProxy => bridge::DoorKind::HttpProxy,
-                config::DoorKind::Tls => bridge::DoorKind::Tls,
-                config::DoorKind::Tcp => bridge::DoorKind::Tcp,
-            },
-            address,
-        )
+        capture: door.capture.map(|capture| match capture {
+            config::Capture::Redirect => bridge::Capture::Redirect,
+            config::Capture::Tproxy => bridge::Capture::Tproxy,
+        }),
+        opaque_ports: door.opaque_ports.clone().unwrap_or(defaults.opaque_ports),
+        ..defaults
     }
 }
 

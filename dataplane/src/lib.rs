@@ -7,6 +7,7 @@ mod connection;
 mod dial;
 mod door;
 mod http1;
+mod inside;
 mod limits;
 mod linger;
 mod reach;
@@ -16,6 +17,7 @@ mod route;
 mod session;
 mod sniff;
 mod tunnel;
+mod unnamed;
 mod upstream;
 mod worker;
 

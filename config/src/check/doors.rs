@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::services::Entry;
 use super::{Check, Node};
-use crate::plan::{Admin, Auth, DenyTls, Door, DoorKind, Prometheus};
+use crate::plan::{Admin, Auth, Capture, DenyTls, Door, DoorKind, Prometheus};
 use crate::structure::shorten;
 use crate::suggest;
 
 /// The keys that belong to some kinds only.
 const OWN_KEYS: &[(&str, &[DoorKind])] = &[
-    ("auth", &[DoorKind::HttpProxy]),
+    ("auth", &[DoorKind::HttpProxy, DoorKind::Socks5]),
     ("destination_port", &[DoorKind::Tls, DoorKind::Tcp]),
     ("service", &[DoorKind::Tcp]),
     ("deny_tls", &[DoorKind::Tls]),
@@ -99,7 +99,11 @@ impl Check<'_> {
         }
         let name = node.shared_text("name").unwrap_or_else(|| default_name(kind, bind));
         let deny_tls = node.word::<DenyTls>("deny_tls").unwrap_or_default();
-        Some(Door { name, kind, bind, auth, destination_port, service, deny_tls })
+        let capture = node.word::<Capture>("capture");
+        let opaque_ports = node
+            .get("opaque_ports")
+            .map(|_| node.items("opaque_ports").iter().filter_map(Node::as_number).collect());
+        Some(Door { name, kind, bind, auth, destination_port, service, deny_tls, capture, opaque_ports })
     }
 
     /// The service that a `tcp` door names.

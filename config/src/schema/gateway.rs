@@ -179,7 +179,7 @@ const LISTENER: Section = Section {
         Key {
             name: "capture",
             kind: Kind::Choice(&[("redirect", "nftables redirect"), ("tproxy", "nftables tproxy")]),
-            presence: Optional("none"),
+            presence: Optional("required by a `transparent` door, refused by the others"),
             about: "How a `transparent` door learns the original destination.",
             example: "\"tproxy\"",
         },

@@ -21,6 +21,7 @@ use sluice_telemetry::Family;
 use sluice_telemetry::access_log::Field;
 
 use crate::connection::Admitted;
+use crate::inside::Downstream;
 use crate::linger::linger;
 use crate::record::Record;
 use crate::route::Route;
@@ -68,7 +69,7 @@ enum After {
 
 /// Serves a client that speaks to us as its proxy.
 pub(crate) async fn serve_proxy<E: Engine>(connection: Admitted<E>, stream: E::Stream) {
-    serve(Client::new(connection, stream, Mode::Proxy, None)).await;
+    serve(Client::new(Downstream { connection, stream, early: None }, Mode::Proxy)).await;
 }
 
 /// Serves requests until the connection ends, or becomes a tunnel.
@@ -109,9 +110,15 @@ enum Refusal {
 }
 
 impl<E: Engine> Client<E> {
-    pub(crate) fn new(connection: Admitted<E>, stream: E::Stream, mode: Mode, held: Option<Buffer>) -> Self {
+    pub(crate) fn new(downstream: Downstream<E>, mode: Mode) -> Self {
+        let Downstream { connection, stream, early } = downstream;
         let deadline = Deadline::new(connection.worker.engine.clone());
-        Self { connection, stream, mode, held, served: false, ended: false, deadline, memo: None }
+        Self { connection, stream, mode, held: early, served: false, ended: false, deadline, memo: None }
+    }
+
+    /// What is left when no further request is to be read from here.
+    fn into_downstream(self) -> Downstream<E> {
+        Downstream { connection: self.connection, stream: self.stream, early: self.held }
     }
 
     pub(crate) fn worker(&self) -> &Rc<crate::worker::Worker<E>> {

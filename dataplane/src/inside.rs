@@ -1,0 +1,188 @@
+//! What travels to a destination that is known and has been reached: whatever door it came through, and whatever that
+//! door said to its client before.
+//!
+//! What a declared port promises is checked before any payload goes up: TLS wants a ClientHello whose name stays
+//! inside the rule, HTTP is proxied request by request. Everything else is relayed.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use sluice_bridge::Phase;
+use sluice_engine::{Buffer, Deadline, Engine, Stream};
+use sluice_policy::{HostBuf, Reason, parse_host};
+use sluice_proto::tls::{ClientHello, HelloParser};
+use sluice_telemetry::ResponseFlags;
+use sluice_telemetry::access_log::Field;
+
+use crate::connection::{Admitted, Connection};
+use crate::http1::{Client, Mode};
+use crate::reach::Reached;
+use crate::record::Record;
+use crate::route::{Route, Wanted};
+use crate::sniff::{self, Sniffed};
+use crate::tunnel;
+
+/// The client's side of a flow, once its door has no more to ask or to tell.
+pub(crate) struct Downstream<E: Engine> {
+    pub(crate) connection: Admitted<E>,
+    pub(crate) stream: E::Stream,
+    /// What the client sent ahead: received, and not yet consumed.
+    pub(crate) early: Option<Buffer>,
+}
+
+/// Serves a flow whose destination has been reached. It becomes a tunnel, or ends; or it is a client whose requests
+/// are to be served one by one (`http1::serve`).
+pub(crate) async fn serve<E: Engine>(
+    downstream: Downstream<E>,
+    record: Record<E>,
+    route: Rc<Route>,
+    reached: Reached<E>,
+) -> Option<Client<E>> {
+    match route.declared_protocol() {
+        Some(protocol) if protocol.is_tls() => typed_tls(downstream, record, &route, reached).await,
+        Some(protocol) if protocol.is_http() => return Some(typed_http(downstream, record, route, reached)),
+        Some(_) => {
+            let Downstream { connection, stream, early } = downstream;
+            tunnel::start(connection, record, stream, reached, early);
+        }
+        None => passing_look(downstream, record, reached).await,
+    }
+    None
+}
+
+/// A port that is declared TLS: a ClientHello whose name stays inside the rule, or the flow is cut before any payload.
+async fn typed_tls<E: Engine>(
+    downstream: Downstream<E>,
+    mut record: Record<E>,
+    route: &Rc<Route>,
+    reached: Reached<E>,
+) {
+    let Downstream { connection, stream, early } = downstream;
+    let refused = match sniff::client_hello(&connection, &stream, early).await {
+        Ok(Sniffed { hello, early }) => {
+            note_server_name(&mut record, &hello);
+            match inner_route(&connection, &hello, route.wanted.clone()) {
+                Ok(Some(inner)) if !inner.is_denied() && inner.same_rule(route) => {
+                    return tunnel::start(connection, record, stream, reached, Some(early));
+                }
+                _ => Reason::NameMismatch,
+            }
+        }
+        Err(no_hello) => match no_hello.reason() {
+            Some(reason) => reason,
+            None => return record.flag(ResponseFlags::DC),
+        },
+    };
+    cut(record, refused, &stream, Some(&reached.stream));
+}
+
+/// A port that is declared HTTP: requests in the tunnel are proxied one by one, each inside the rule. The connection
+/// that was dialled serves the first of them.
+fn typed_http<E: Engine>(
+    downstream: Downstream<E>,
+    record: Record<E>,
+    route: Rc<Route>,
+    reached: Reached<E>,
+) -> Client<E> {
+    record.supersede();
+    let worker = &downstream.connection.worker;
+    let key = crate::upstream::Key {
+        name: route.pool_name(),
+        dialled: reached.dialled,
+        source: route.service.as_ref().and_then(|service| service.source_address),
+    };
+    let (now, room) = (worker.engine.now(), worker.room_for_idle());
+    worker.pool.put(&key, reached.stream, Rc::clone(&route), now, room);
+    Client::new(downstream, Mode::Inner { outer: route, bound: true })
+}
+
+/// An unregistered destination that passes: relayed at once, its server name read in passing for the record.
+async fn passing_look<E: Engine>(downstream: Downstream<E>, mut record: Record<E>, reached: Reached<E>) {
+    let Downstream { connection, stream, early } = downstream;
+    if early.is_none() {
+        return look_at_first_bytes(connection, record, stream, reached).await;
+    }
+    note_passing_name(&mut record, early.as_deref());
+    tunnel::start(connection, record, stream, reached, early);
+}
+
+/// Waits for whichever side speaks first; its bytes start the relay.
+async fn look_at_first_bytes<E: Engine>(
+    connection: Admitted<E>,
+    mut record: Record<E>,
+    stream: E::Stream,
+    reached: Reached<E>,
+) {
+    use futures_util::future::{Either, select};
+    use std::pin::pin;
+    connection.phase.set(Phase::Relaying);
+    let idle_ms = connection.worker.snapshot().limits.tunnel_idle_timeout_ms;
+    let deadline = Deadline::new(connection.worker.engine.clone());
+    deadline.set(Some(connection.worker.engine.now() + Duration::from_millis(idle_ms)));
+    let (from_downstream, from_upstream) = {
+        let (down, up) = (pin!(stream.receive()), pin!(reached.stream.receive()));
+        match deadline.run(select(down, up)).await {
+            Ok(Either::Left((Ok(buffer), _))) => (Some(buffer), None),
+            Ok(Either::Right((Ok(buffer), _))) => (None, Some(buffer)),
+            Ok(Either::Left((Err(_), _))) => {
+                reached.stream.reset();
+                return record.flag(ResponseFlags::DC);
+            }
+            Ok(Either::Right((Err(_), _))) => {
+                stream.reset();
+                return record.flag(ResponseFlags::UC);
+            }
+            Err(_) => {
+                stream.reset();
+                reached.stream.reset();
+                return record.flag(ResponseFlags::SI);
+            }
+        }
+    };
+    note_passing_name(&mut record, from_downstream.as_deref());
+    tunnel::start_with(connection, record, stream, reached, from_downstream, from_upstream);
+}
+
+/// The decision on the name inside a tunnel; `None` where the ClientHello has none. A name that is none is refused.
+pub(crate) fn inner_route<E: Engine>(
+    connection: &Connection<E>,
+    hello: &ClientHello,
+    outer: Wanted,
+) -> Result<Option<Rc<Route>>, Reason> {
+    let Some(name) = hello.server_name else { return Ok(None) };
+    let mut scratch = HostBuf::new();
+    let host = parse_host(name.as_bytes(), &mut scratch).map_err(|_| Reason::Malformed)?;
+    let wanted = Wanted { original: outer.original, ..Wanted::named(host, outer.port) };
+    let asker = Rc::clone(&connection.asker.borrow());
+    Ok(Some(connection.worker.decide(&asker, wanted)))
+}
+
+pub(crate) fn note_server_name<E: Engine>(record: &mut Record<E>, hello: &ClientHello) {
+    if let Some(name) = hello.server_name {
+        record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
+    }
+}
+
+/// Reads the server name of a tunnel that passes anyway, if its first bytes hold it.
+fn note_passing_name<E: Engine>(record: &mut Record<E>, early: Option<&[u8]>) {
+    let Some(early) = early.filter(|early| early.first() == Some(&22)) else { return };
+    let mut parser = HelloParser::new(early.len());
+    if let Ok(Some(hello)) = parser.feed(early) {
+        note_server_name(record, &hello);
+    }
+}
+
+/// Cuts a tunnel before any payload went up.
+pub(crate) fn cut<E: Engine>(
+    mut record: Record<E>,
+    reason: Reason,
+    stream: &E::Stream,
+    upstream: Option<&E::Stream>,
+) {
+    record.denied(reason);
+    record.flag(ResponseFlags::UH);
+    stream.reset();
+    if let Some(upstream) = upstream {
+        upstream.reset();
+    }
+}
