@@ -1,9 +1,11 @@
 //! Doors: what a listener is (its plan) and the bound socket that control hands over. It must not know how one is served.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
 };
+
+use sluice_policy::Cidr;
 
 /// What arrives at a door.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -69,6 +71,24 @@ pub enum DenyTls {
     Alert,
 }
 
+/// The PROXY header that a door wants in front of every connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProxyProtocol {
+    /// The peers whose header is believed; nobody else is let in.
+    pub trusted: Arc<[Cidr]>,
+    /// Whether the header's destination counts as the original destination.
+    pub use_destination: bool,
+}
+
+impl ProxyProtocol {
+    /// Whether a peer's header is believed. IPv4-mapped addresses are unmapped first.
+    #[must_use]
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted.iter().any(|range| range.contains(peer))
+    }
+}
+
 /// FTP, SSH, SMTP, POP3, IMAP, submission, MS SQL, MySQL, PostgreSQL: their servers speak first, or their clients do
 /// not say a name.
 const OPAQUE_PORTS: [u16; 9] = [21, 22, 25, 110, 143, 587, 1433, 3306, 5432];
@@ -92,6 +112,8 @@ pub struct DoorPlan {
     pub deny_tls: DenyTls,
     /// `transparent`: how it learns the original destination.
     pub capture: Option<Capture>,
+    /// The PROXY header in front of each connection; `None`: a header is refused like any other bytes out of place.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Ports where a server may speak first: in allow-any a destination without a name is not sniffed there.
     pub opaque_ports: Arc<[u16]>,
 }
@@ -109,6 +131,7 @@ impl DoorPlan {
             service: None,
             deny_tls: DenyTls::default(),
             capture: None,
+            proxy_protocol: None,
             opaque_ports: Arc::new(OPAQUE_PORTS),
         }
     }

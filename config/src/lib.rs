@@ -28,7 +28,8 @@ pub use docs::reference_markdown;
 pub use load::{Loaded, load};
 pub use plan::{
     AccessLog, AccessLogFormat, AccessLogLines, Admin, Auth, Capture, Credential, Dataplane, Deny, DenyTls,
-    Dns, Door, DoorKind, EngineChoice, HostLabels, Limits, Plan, Prometheus, Reporter, Telemetry,
+    Dns, Door, DoorKind, EngineChoice, HostLabels, Limits, Plan, Prometheus, ProxyProtocol, Reporter,
+    Telemetry,
 };
 pub use problem::{Problem, Report};
 pub use secret::Secret;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sluice_policy::{Identity, Mode, PolicyInput, UnknownWord};
+use sluice_policy::{Cidr, Identity, Mode, PolicyInput, UnknownWord};
 
 use crate::effective::Effective;
 use crate::secret::Secret;
@@ -65,6 +65,17 @@ pub struct Door {
     pub capture: Option<Capture>,
     /// Ports that are never sniffed where they only pass through (`transparent`); `None`: the default list.
     pub opaque_ports: Option<Arc<[u16]>>,
+    /// The PROXY header that is wanted in front of each connection; `None`: none is accepted.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// `[[listener]] proxy_protocol`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// The peers whose header is believed; never empty.
+    pub trusted: Vec<Cidr>,
+    /// Whether the header's destination counts as the original destination.
+    pub use_destination: bool,
 }
 
 /// The kinds of door that this version opens.

@@ -27,7 +27,6 @@ pub(crate) const TABLE: &[Unavailable] = &[
     value("listener.kind", "mesh", DOORS),
     value("listener.kind", "hbone", DOORS),
     value("listener.kind", "dns", DOORS),
-    key("listener.proxy_protocol", "identify workloads by address or credentials"),
     key("listener.capture", DOORS),
     key("listener.opaque_ports", "it belongs to the transparent door"),
     key("service.tls", "let the client speak TLS through CONNECT or the tls door"),

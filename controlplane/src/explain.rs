@@ -156,7 +156,7 @@ impl Asker {
             return Ok(Self { proof: Proof::None, identity: None, address: NO_ADDRESS, assumed });
         };
         if let Ok(address) = from.parse::<IpAddr>() {
-            return Ok(Self::by_address(policy, address));
+            return Ok(Self::by_address(policy, plan, address));
         }
         if from.starts_with("spiffe://") {
             return Self::by_principal(&plan.policy_input.workloads, from);
@@ -169,10 +169,13 @@ impl Asker {
         }
     }
 
-    fn by_address(policy: &Snapshot, address: IpAddr) -> Self {
+    fn by_address(policy: &Snapshot, plan: &Plan, address: IpAddr) -> Self {
         let identity = policy.workload_by_address(address).cloned();
         let (proof, assumed) = match &identity {
-            Some(_) => (Proof::Address, format!("{address}, whose workload is known by its address")),
+            Some(_) => {
+                let (proof, how) = address_proof(plan);
+                (proof, format!("{address}, whose workload is {how}"))
+            }
             None => (Proof::None, format!("{address}, which belongs to no [[workload]]")),
         };
         Self { proof, identity, address, assumed }
@@ -214,7 +217,8 @@ impl Asker {
                 (Proof::Credentials, None, "with its credentials")
             }
             Some(workload) if !workload.addresses.is_empty() => {
-                (Proof::Address, workload.addresses.first(), "known by its address")
+                let (proof, how) = address_proof(plan);
+                (proof, workload.addresses.first(), how)
             }
             Some(workload) if workload.identity.principal.is_some() => {
                 (Proof::Certificate, None, "with its certificate, which no door of this version asks for")
@@ -227,6 +231,14 @@ impl Asker {
         let assumed = format!("workload {namespace}/{name}, {how}");
         let address = address.map_or(NO_ADDRESS, Cidr::network);
         Self { proof, identity: Some(identity), address, assumed }
+    }
+}
+
+/// The most that an address is worth on any door.
+fn address_proof(plan: &Plan) -> (Proof, &'static str) {
+    match plan.doors.iter().any(|door| door.proxy_protocol.is_some()) {
+        true => (Proof::ProxyProtocol, "known by its address, as a trusted peer's PROXY header has it"),
+        false => (Proof::Address, "known by its address"),
     }
 }
 

@@ -160,6 +160,10 @@ pub fn door(door: &config::Door, address: SocketAddr) -> bridge::DoorPlan {
             config::Capture::Tproxy => bridge::Capture::Tproxy,
         }),
         opaque_ports: door.opaque_ports.clone().unwrap_or(defaults.opaque_ports),
+        proxy_protocol: door.proxy_protocol.as_ref().map(|expected| bridge::ProxyProtocol {
+            trusted: expected.trusted.as_slice().into(),
+            use_destination: expected.use_destination,
+        }),
         ..defaults
     }
 }

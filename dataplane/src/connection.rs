@@ -26,10 +26,14 @@ type AbortOf<E> = <<E as Engine>::Stream as Stream>::Abort;
 pub(crate) struct Connection<E: Engine> {
     pub(crate) worker: Rc<Worker<E>>,
     pub(crate) door: Arc<DoorPlan>,
-    /// The client's address as the socket has it.
-    pub(crate) peer: SocketAddr,
-    /// Our address that it connected to.
-    pub(crate) local: SocketAddr,
+    /// The client's address: as the socket has it, or as a trusted peer's PROXY header says.
+    pub(crate) peer: Cell<SocketAddr>,
+    /// The address that it connected to: the socket's own, or the original destination.
+    pub(crate) local: Cell<SocketAddr>,
+    /// What `peer` proves, where the table of workloads knows it.
+    address_proof: Cell<Proof>,
+    /// Where the client was going, as a PROXY header that may say so has it.
+    pub(crate) original: Cell<Option<SocketAddr>>,
     pub(crate) opened: Instant,
     /// Who asks; credentials may raise the proof.
     pub(crate) asker: RefCell<Rc<Asker>>,
@@ -63,10 +67,12 @@ impl<E: Engine> Connection<E> {
         let connection = Rc::new(Self {
             worker: Rc::clone(worker),
             door: Arc::clone(door),
-            peer,
-            local: stream.local_address(),
+            peer: Cell::new(peer),
+            local: Cell::new(stream.local_address()),
+            address_proof: Cell::new(Proof::Address),
+            original: Cell::new(None),
             opened: worker.engine.now(),
-            asker: RefCell::new(Rc::new(worker.identify_address(peer))),
+            asker: RefCell::new(Rc::new(worker.identify_address(peer, Proof::Address))),
             route: RefCell::new(None),
             dialled: Cell::new(None),
             phase: Cell::new(Phase::Sniffing),
@@ -85,6 +91,18 @@ impl<E: Engine> Connection<E> {
         let key = worker.connections.borrow_mut().insert(Rc::clone(&connection));
         connection.key.set(key);
         Admitted(connection)
+    }
+
+    /// A trusted peer has told whom it forwards: that address is the client's from now on. `original` is where the
+    /// client was going, where the peer may say that too.
+    pub(crate) fn forwarded(&self, source: SocketAddr, original: Option<SocketAddr>) {
+        self.peer.set(source);
+        self.address_proof.set(Proof::ProxyProtocol);
+        *self.asker.borrow_mut() = Rc::new(self.worker.identify_address(source, Proof::ProxyProtocol));
+        self.original.set(original);
+        if let Some(original) = original {
+            self.local.set(original);
+        }
     }
 
     /// From now on this is what the connection does; a revocation cuts `upstream` as well.
@@ -165,7 +183,7 @@ impl<E: Engine> Connection<E> {
     /// Who asks by address alone, as the policy in force has it.
     pub(crate) fn asker_by_address(&self) -> Rc<Asker> {
         let known = Rc::clone(&self.asker.borrow());
-        let fresh = self.worker.identify_address(self.peer);
+        let fresh = self.worker.identify_address(self.peer.get(), self.address_proof.get());
         if known.proof == fresh.proof && known.identity == fresh.identity {
             return known;
         }
@@ -243,7 +261,7 @@ impl<E: Engine> Connection<E> {
             id: self.key.get() as u64,
             worker: self.worker.index,
             door: Arc::clone(&self.door.name),
-            source: self.peer,
+            source: self.peer.get(),
             workload: identity.and_then(|identity| identity.workload.clone()),
             namespace: identity.and_then(|identity| identity.namespace.clone()),
             protocol: self.protocol.get(),

@@ -10,6 +10,7 @@ mod http1;
 mod inside;
 mod limits;
 mod linger;
+mod proxy_protocol;
 mod reach;
 mod record;
 mod resolve;

@@ -62,8 +62,8 @@ impl<E: Engine> Record<E> {
         let engine = &connection.worker.engine;
         let mut entry = Box::new(Entry::with_capacity(text_bytes));
         entry.start_unix_ms = i64::try_from(engine.unix_micros() / 1000).unwrap_or(i64::MAX);
-        entry.downstream_local_address = Some(connection.local);
-        entry.downstream_remote_address = Some(connection.peer);
+        entry.downstream_local_address = Some(connection.local.get());
+        entry.downstream_remote_address = Some(connection.peer.get());
         connection.protocol.set(protocol);
         Self {
             connection: Rc::clone(connection),

@@ -1,23 +1,27 @@
 //! A connection from accept to close. Read downwards, this is the product's story; each step is one module.
 //!
 //! ```text
-//! accept → sniff (what is wanted?) → identify (who asks?) → decide (policy) → resolve → guard (each address)
+//! accept → PROXY header, where the door wants one
+//!        → sniff (what is wanted?) → identify (who asks?) → decide (policy) → resolve → guard (each address)
 //!        → dial (that very address) → relay | http1 → close → record (the only source of log and metrics)
 //! ```
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_bridge::{DenyTls, DoorKind, DoorPlan, Phase};
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::{HostBuf, Reason, parse_host};
-use sluice_proto::tls::unrecognized_name_alert;
+use sluice_proto::tls::{ClientHello, unrecognized_name_alert};
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
 
 use crate::connection::{Admitted, Connection};
 use crate::http1;
+use crate::inside::Downstream;
 use crate::linger::linger;
+use crate::proxy_protocol;
 use crate::reach::{Obstacle, reach};
 use crate::record::Record;
 use crate::route::{Route, Wanted};
@@ -28,19 +32,37 @@ use crate::worker::Worker;
 /// Starts the session of a connection that a door has accepted.
 pub(crate) fn start<E: Engine>(worker: &Rc<Worker<E>>, door: &Arc<DoorPlan>, stream: E::Stream) {
     let connection = Connection::admit(worker, door, &stream);
-    match door.kind {
-        DoorKind::HttpProxy => worker.engine.spawn(http1::serve_proxy(connection, stream)),
-        DoorKind::Tls => worker.engine.spawn(tls(connection, stream)),
-        DoorKind::Tcp => worker.engine.spawn(tcp(connection, stream)),
+    let client = Downstream { connection, stream, early: None };
+    match door.proxy_protocol {
+        None => serve(client),
+        Some(_) => worker.engine.spawn(introduced(client)),
+    }
+}
+
+/// A door behind a load balancer: the PROXY header comes before everything else.
+async fn introduced<E: Engine>(client: Downstream<E>) {
+    if let Some(client) = proxy_protocol::introduce(client).await {
+        serve(client);
+    }
+}
+
+/// Starts what the door serves.
+fn serve<E: Engine>(client: Downstream<E>) {
+    let engine = client.connection.worker.engine.clone();
+    match client.connection.door.kind {
+        DoorKind::HttpProxy => engine.spawn(http1::serve_proxy(client)),
+        DoorKind::Tls => engine.spawn(tls(client)),
+        DoorKind::Tcp => engine.spawn(tcp(client)),
         // Configuration refuses the kinds that are not built; should one slip through, nobody is served.
-        _ => drop((connection, stream)),
+        _ => drop(client),
     }
 }
 
 /// TLS straight to the gateway: passed through, unread but for its ClientHello.
-async fn tls<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
+async fn tls<E: Engine>(client: Downstream<E>) {
+    let Downstream { connection, stream: downstream, early } = client;
     let mut record = Record::tunnel(&connection, "tls");
-    let Sniffed { hello, early } = match sniff::client_hello(&connection, &downstream, None).await {
+    let Sniffed { hello, early } = match sniff::client_hello(&connection, &downstream, early).await {
         Ok(sniffed) => sniffed,
         Err(refused) => {
             if let Some(name) = refused.name_text() {
@@ -53,19 +75,18 @@ async fn tls<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
             return refuse_tls(&connection, record, downstream).await;
         }
     };
-    let Some(name) = hello.server_name else {
-        record.denied(Reason::NoName);
-        return refuse_tls(&connection, record, downstream).await;
+    if let Some(name) = &hello.server_name {
+        record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
+    }
+    let wanted = match wanted_by_hello(&connection, &hello) {
+        Ok(wanted) => wanted,
+        Err(reason) => {
+            record.denied(reason);
+            return refuse_tls(&connection, record, downstream).await;
+        }
     };
-    record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
-    let mut scratch = HostBuf::new();
-    let Ok(host) = parse_host(name.as_bytes(), &mut scratch) else {
-        record.denied(Reason::Malformed);
-        return refuse_tls(&connection, record, downstream).await;
-    };
-    let port = connection.door.destination_port.unwrap_or(connection.door.bind.port());
     let asker = Rc::clone(&connection.asker.borrow());
-    let route = connection.worker.decide(&asker, Wanted::named(host, port));
+    let route = connection.worker.decide(&asker, wanted);
     record.decided(&route);
     if route.is_denied() {
         return refuse_tls(&connection, record, downstream).await;
@@ -78,14 +99,31 @@ async fn tls<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
     forward(connection, record, &route, downstream, Some(early)).await;
 }
 
+/// What a ClientHello asks for: its name at the door's port, or at that of the original destination where one is known;
+/// without a name that destination.
+fn wanted_by_hello<E: Engine>(connection: &Connection<E>, hello: &ClientHello) -> Result<Wanted, Reason> {
+    let (door, original) = (&connection.door, connection.original.get());
+    let port = door.destination_port.or(original.map(|original| original.port())).unwrap_or(door.bind.port());
+    let original = original.map(|original| SocketAddr::new(original.ip(), port));
+    let Some(name) = &hello.server_name else {
+        original.ok_or(Reason::NoName)?;
+        return Ok(Wanted { host: None, original, port, bound: None });
+    };
+    let mut scratch = HostBuf::new();
+    let host = parse_host(name.as_bytes(), &mut scratch).map_err(|_| Reason::Malformed)?;
+    Ok(Wanted { original, ..Wanted::named(host, port) })
+}
+
 /// Any TCP, bound to one service: nothing is read before the tunnel stands, so servers that speak first are served.
-async fn tcp<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
+async fn tcp<E: Engine>(client: Downstream<E>) {
+    let Downstream { connection, stream: downstream, early } = client;
     let mut record = Record::tunnel(&connection, "tcp");
     let asker = Rc::clone(&connection.asker.borrow());
+    let port = connection.door.destination_port.unwrap_or(0);
     let wanted = Wanted {
         host: None,
-        original: None,
-        port: connection.door.destination_port.unwrap_or(0),
+        original: connection.original.get().map(|original| SocketAddr::new(original.ip(), port)),
+        port,
         bound: connection.door.service.clone(),
     };
     let route = connection.worker.decide(&asker, wanted);
@@ -95,7 +133,7 @@ async fn tcp<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
         downstream.reset();
         return;
     }
-    forward(connection, record, &route, downstream, None).await;
+    forward(connection, record, &route, downstream, early).await;
 }
 
 /// Reaches the destination and becomes a tunnel; an obstacle resets the client.
@@ -110,7 +148,8 @@ async fn forward<E: Engine>(
     match reach(&connection, route).await {
         Ok(reached) => tunnel::start(connection, record, downstream, reached, early),
         Err(obstacle) => {
-            let tls_denial = matches!(obstacle, Obstacle::Denied(..)) && early.is_some();
+            let tls_denial =
+                matches!(obstacle, Obstacle::Denied(..)) && connection.door.kind == DoorKind::Tls;
             note_obstacle(&mut record, &obstacle);
             if tls_denial {
                 return refuse_tls(&connection, record, downstream).await;

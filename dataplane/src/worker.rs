@@ -72,12 +72,12 @@ impl<E: Engine> Worker<E> {
         UnixSeconds(i64::try_from(self.engine.unix_micros() / 1_000_000).unwrap_or(i64::MAX))
     }
 
-    /// Who a client is by its address alone.
-    pub(crate) fn identify_address(&self, peer: SocketAddr) -> Asker {
+    /// Who a client is by its address alone; `proof` is what an address that the table of workloads knows is worth.
+    pub(crate) fn identify_address(&self, peer: SocketAddr, proof: Proof) -> Asker {
         let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let snapshot = self.snapshot();
         let identity = snapshot.policy.workload_by_address(address.ip()).cloned();
-        let proof = if identity.is_some() { Proof::Address } else { Proof::None };
+        let proof = if identity.is_some() { proof } else { Proof::None };
         Asker { proof, identity, user: None, address }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::services::Entry;
 use super::{Check, Node};
-use crate::plan::{Admin, Auth, Capture, DenyTls, Door, DoorKind, Prometheus};
+use crate::plan::{Admin, Auth, Capture, DenyTls, Door, DoorKind, Prometheus, ProxyProtocol};
 use crate::structure::shorten;
 use crate::suggest;
 
@@ -17,6 +17,9 @@ const OWN_KEYS: &[(&str, &[DoorKind])] = &[
     ("service", &[DoorKind::Tcp]),
     ("deny_tls", &[DoorKind::Tls]),
 ];
+
+/// The doors where an original destination has a meaning.
+const ORIGINAL_DESTINATION: &[DoorKind] = &[DoorKind::Tls, DoorKind::Tcp];
 
 impl Check<'_> {
     pub(crate) fn doors(&self, root: &Node<'_>, services: &[Entry]) -> Vec<Door> {
@@ -103,7 +106,45 @@ impl Check<'_> {
         let opaque_ports = node
             .get("opaque_ports")
             .map(|_| node.items("opaque_ports").iter().filter_map(Node::as_number).collect());
-        Some(Door { name, kind, bind, auth, destination_port, service, deny_tls, capture, opaque_ports })
+        let proxy_protocol = node.get("proxy_protocol").and_then(|at| self.proxy_protocol(&at, kind));
+        Some(Door {
+            name,
+            kind,
+            bind,
+            auth,
+            destination_port,
+            service,
+            deny_tls,
+            capture,
+            opaque_ports,
+            proxy_protocol,
+        })
+    }
+
+    /// Who may write a PROXY header in front of a connection, and what it may tell.
+    fn proxy_protocol(&self, node: &Node<'_>, kind: DoorKind) -> Option<ProxyProtocol> {
+        let list = node.get("trusted")?;
+        let trusted = self.ranges(node, "trusted");
+        if list.value.as_array().is_some_and(<[_]>::is_empty) {
+            let remedy = "name the load balancers, for example trusted = [\"10.0.0.0/24\"]".to_owned();
+            self.error(&list, "nobody could connect: no peer is trusted", remedy);
+        }
+        for item in node.items("trusted") {
+            let everybody = item.as_text().is_some_and(|text| text.ends_with("/0"));
+            if everybody {
+                let remedy = "name the load balancers only".to_owned();
+                self.warn(&item, "anybody may claim to be any source address", remedy);
+            }
+        }
+        let destination = node.get("use_destination");
+        let use_destination = destination.as_ref().and_then(|at| at.value.to_bool()).unwrap_or_default();
+        if let Some(at) = destination.filter(|_| use_destination && !ORIGINAL_DESTINATION.contains(&kind)) {
+            let owners: Vec<&str> = ORIGINAL_DESTINATION.iter().map(|kind| kind.as_str()).collect();
+            let message =
+                format!("on a door of kind {} the client names the destination itself", kind.as_str());
+            self.error(&at, message, format!("it belongs to {}", owners.join(" and ")));
+        }
+        Some(ProxyProtocol { trusted, use_destination })
     }
 
     /// The service that a `tcp` door names.

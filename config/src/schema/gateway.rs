@@ -173,7 +173,8 @@ const LISTENER: Section = Section {
             name: "proxy_protocol",
             kind: Kind::Table(&PROXY_PROTOCOL),
             presence: Optional("off"),
-            about: "PROXY protocol in front of each connection.",
+            about: "The PROXY protocol header, version 1 or 2, that a load balancer writes in front of each connection. On a door \
+                    without this key such a header is refused like any other bytes out of place.",
             example: "",
         },
         Key {
@@ -196,11 +197,15 @@ const LISTENER: Section = Section {
 pub(super) const PORT: Kind = Kind::Integer { min: 1, max: 65_535, unit: "" };
 
 const PROXY_PROTOCOL: Section = Section {
-    about: "",
+    about: "The header's source is the client from then on: in the log, and in the workload table, with the proof \
+            `proxy_protocol`. Version 1 and 2 are understood, TCP over IPv4 and IPv6; the fields of version 2 are checked to \
+            their last byte, a CRC-32C where there is one. `LOCAL` and `UNKNOWN` (health checks) leave the connection its own \
+            addresses. A connection from an untrusted peer, with no header, or with one that is malformed or late \
+            (`limits.sniff_timeout_ms`) is reset. Exactly one header is read; the bytes behind it are the door's.",
     keys: &[
         Key {
             name: "mode",
-            kind: Kind::Choice(&[("required", "a connection without it is closed")]),
+            kind: Kind::Choice(&[("required", "a connection without it is reset")]),
             presence: Required,
             about: "Whether the header is expected.",
             example: "\"required\"",
@@ -209,14 +214,16 @@ const PROXY_PROTOCOL: Section = Section {
             name: "trusted",
             kind: Kind::List(&Kind::Text("a CIDR")),
             presence: Required,
-            about: "Peers that may send it.",
+            about: "Peers that may send it; all others are reset before a byte is read.",
             example: "[\"10.0.0.0/24\"]",
         },
         Key {
             name: "use_destination",
             kind: Kind::Bool,
             presence: Optional("`false`"),
-            about: "Whether its destination counts as the original destination.",
+            about: "Whether its destination counts as the original destination, on the door `tls` (a ClientHello without a name \
+                    is then decided by that address; the port is dialled where `destination_port` is absent) and on the door \
+                    `tcp` (its address only: the port is the door's). Other doors are told the destination by the client.",
             example: "true",
         },
     ],

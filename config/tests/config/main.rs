@@ -8,5 +8,6 @@ mod examples;
 mod files;
 mod layers;
 mod problems;
+mod proxy_protocol;
 mod robustness;
 mod warnings;

@@ -191,11 +191,6 @@ fn what_is_not_built_is_refused_by_name() {
     let listener = "mode = \"allow_any\"\n[[listener]]\nkind = \"http_proxy\"\nbind = \"127.0.0.1:1\"\n";
     let service = "mode = \"allow_any\"\n[[service]]\nname = \"a\"\nhosts = [\"a.example\"]\n";
     for (head, line, key) in [
-        (
-            listener,
-            "proxy_protocol = { mode = \"required\", trusted = [\"10.0.0.0/8\"] }",
-            "listener[0].proxy_protocol",
-        ),
         (listener, "capture = \"tproxy\"", "listener[0].capture"),
         (listener, "opaque_ports = [22]", "listener[0].opaque_ports"),
         (service, "source_address = \"192.0.2.1\"", "service[0].source_address"),

@@ -68,8 +68,8 @@ enum After {
 }
 
 /// Serves a client that speaks to us as its proxy.
-pub(crate) async fn serve_proxy<E: Engine>(connection: Admitted<E>, stream: E::Stream) {
-    serve(Client::new(Downstream { connection, stream, early: None }, Mode::Proxy)).await;
+pub(crate) async fn serve_proxy<E: Engine>(client: Downstream<E>) {
+    serve(Client::new(client, Mode::Proxy)).await;
 }
 
 /// Serves requests until the connection ends, or becomes a tunnel.
@@ -137,7 +137,11 @@ impl<E: Engine> Client<E> {
     /// Waits for a whole request head and whatever came with it. `None` when the connection ended between requests.
     async fn next_head(&mut self) -> Option<Result<Buffer, Refusal>> {
         let first = match self.held.take() {
-            Some(held) => held,
+            Some(held) => {
+                self.connection.phase.set(Phase::Http);
+                self.served = true;
+                held
+            }
             None => self.first_bytes().await?,
         };
         let limits = self.head_limits();

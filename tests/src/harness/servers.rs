@@ -1,4 +1,4 @@
-//! Real origins: nginx and HAProxy with generated configurations, in the foreground, ended when dropped.
+//! Real origins and load balancers: nginx and HAProxy with generated configurations, in the foreground, ended when dropped.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -99,6 +99,79 @@ impl Server {
     #[must_use]
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
+    }
+
+    /// What it complained of.
+    #[must_use]
+    pub fn complaints(&self) -> String {
+        self.process.stderr.all().join("\n")
+    }
+}
+
+/// A load balancer that writes a PROXY header in front of each connection it passes on.
+pub struct Balancer {
+    process: Process,
+    /// Where it listens, one front for each address that it passes on to.
+    pub fronts: Vec<SocketAddr>,
+    _folder: tempfile::TempDir,
+}
+
+impl Balancer {
+    /// HAProxy, which passes TCP on to `doors` with these options of its `server` line.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn haproxy(doors: &[SocketAddr], options: &str) -> Self {
+        let fronts: Vec<SocketAddr> = doors.iter().map(|_| free()).collect();
+        let each = doors.iter().zip(&fronts).enumerate().map(|(n, (door, front))| {
+            format!(
+                "listen front{n}\n bind {front}\n unique-id-format %ci:%cp:%Ts\n server door {door} {options}\n"
+            )
+        });
+        let config = format!(
+            "global\n maxconn 2000\ndefaults\n mode tcp\n timeout client 60s\n timeout server 60s\n timeout connect 5s\n{}",
+            each.collect::<String>()
+        );
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("haproxy.cfg");
+        std::fs::write(&path, config).expect("written");
+        Self::wait(Command::new("haproxy").arg("-db").arg("-f").arg(path), fronts, folder)
+    }
+
+    /// nginx, whose stream module writes version 1.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn nginx(doors: &[SocketAddr]) -> Self {
+        let fronts: Vec<SocketAddr> = doors.iter().map(|_| free()).collect();
+        let each = doors.iter().zip(&fronts).map(|(door, front)| {
+            format!("server {{ listen {front}; proxy_pass {door}; proxy_protocol on; }}\n")
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().display();
+        let config = format!(
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+             daemon off; worker_processes 1; pid {root}/pid; error_log stderr warn;
+             events {{ worker_connections 1024; }}
+             stream {{ {} }}",
+            each.collect::<String>()
+        );
+        let path = folder.path().join("nginx.conf");
+        std::fs::write(&path, config).expect("written");
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(path).arg("-p").arg(folder.path()).args(["-e", "stderr"]);
+        Self::wait(&mut command, fronts, folder)
+    }
+
+    fn wait(command: &mut Command, fronts: Vec<SocketAddr>, folder: tempfile::TempDir) -> Self {
+        let mut process = Process::spawn(command);
+        until("a balancer that listens", || {
+            assert!(process.ended().is_none(), "it ended: {}", process.stderr.all().join("\n"));
+            fronts.iter().all(|front| TcpStream::connect(front).is_ok()).then_some(())
+        });
+        Self { process, fronts, _folder: folder }
     }
 
     /// What it complained of.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sluice_bridge::{
     Addresses, Auth, Command, ControlPort, CredentialsBuilder, Deny, DenyTls, DnsAnswer, DnsFailure,
-    DnsSettings, Door, DoorKind, DoorPlan, Limits, Notice, Snapshot, limits::Bounds, pair,
+    DnsSettings, Door, DoorKind, DoorPlan, Limits, Notice, ProxyProtocol, Snapshot, limits::Bounds, pair,
 };
 use sluice_dataplane::{WorkerConfig, run_worker};
 use sluice_engine::Engine;
@@ -64,6 +64,8 @@ pub struct Setup {
     pub deny_tls: DenyTls,
     /// Ports that are never sniffed in allow-any.
     pub opaque_ports: &'static [u16],
+    /// The PROXY header that every door wants.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Connections that the worker carries.
     pub connections_max: usize,
 }
@@ -76,6 +78,7 @@ impl Default for Setup {
             auth: Auth::Off,
             deny_tls: DenyTls::Reset,
             opaque_ports: &[],
+            proxy_protocol: None,
             connections_max: 1000,
         }
     }
@@ -138,6 +141,7 @@ impl World {
             let setup = world.setup.borrow();
             (plan.auth, plan.deny_tls) = (setup.auth, setup.deny_tls);
             plan.opaque_ports = setup.opaque_ports.into();
+            plan.proxy_protocol = setup.proxy_protocol.clone();
             drop(setup);
             world.command(Command::OpenDoor(Door { plan: Arc::new(plan), socket: None }));
         }

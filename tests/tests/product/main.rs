@@ -10,6 +10,7 @@ mod http1;
 mod logs;
 mod names;
 mod parity;
+mod proxy_protocol;
 mod reach;
 mod reload;
 mod start;
