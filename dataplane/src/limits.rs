@@ -11,6 +11,9 @@ pub(crate) const POOLED_UPSTREAMS_MAX: usize = 4096;
 /// Idle upstream connections that one worker keeps to one destination.
 pub(crate) const POOLED_PER_DESTINATION_MAX: usize = 256;
 
+/// Idle upstream connections that are kept for one client connection alone.
+pub(crate) const PINNED_PER_CLIENT_MAX: usize = 8;
+
 /// Names that a worker's DNS replica holds.
 pub(crate) const NAMES_MAX: usize = 16 * 1024;
 

@@ -232,12 +232,8 @@ impl<E: Engine> Record<E> {
         let metrics = &self.connection.worker.metrics;
         match self.kind {
             Kind::Http => {
-                metrics.http_done(
-                    self.http_series(),
-                    duration_micros,
-                    self.request_bytes,
-                    self.response_bytes,
-                );
+                let (request_bytes, response_bytes) = self.http_bytes();
+                metrics.http_done(self.http_series(), duration_micros, request_bytes, response_bytes);
             }
             Kind::Tcp => {
                 if self.established {
@@ -253,14 +249,21 @@ impl<E: Engine> Record<E> {
         }
     }
 
+    /// Bytes of a request and its response, those that followed a switch of protocols included.
+    fn http_bytes(&self) -> (u64, u64) {
+        let counters = &self.connection.counters;
+        (
+            self.request_bytes + counters.to_upstream_bytes.get(),
+            self.response_bytes + counters.to_downstream_bytes.get(),
+        )
+    }
+
     fn fill(&mut self, duration_micros: u64) {
+        let http_bytes = self.http_bytes();
         let entry = &mut self.entry;
         entry.duration_ms = duration_micros / 1000;
         match self.kind {
-            Kind::Http => {
-                entry.bytes_received = self.request_bytes;
-                entry.bytes_sent = self.response_bytes;
-            }
+            Kind::Http => (entry.bytes_received, entry.bytes_sent) = http_bytes,
             Kind::Tcp => {
                 entry.bytes_received = self.connection.counters.to_upstream_bytes.get();
                 entry.bytes_sent = self.connection.counters.to_downstream_bytes.get();

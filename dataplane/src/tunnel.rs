@@ -34,6 +34,19 @@ pub(crate) fn start_with<E: Engine>(
 ) {
     record.entry.upstream_local_address = Some(upstream.stream.local_address());
     record.established();
+    relay(connection, record, downstream, upstream.stream, from_downstream, from_upstream);
+}
+
+/// Moves both connections out of their session. A request that has switched to another protocol comes here with its
+/// own record: it stays a request there, one that ends with the tunnel and counts its bytes.
+pub(crate) fn relay<E: Engine>(
+    connection: Admitted<E>,
+    record: Record<E>,
+    downstream: E::Stream,
+    upstream: E::Stream,
+    from_downstream: Option<Buffer>,
+    from_upstream: Option<Buffer>,
+) {
     let has_ended = |early: &Option<Buffer>| early.as_ref().is_some_and(|early| early.is_empty());
     let setup = RelaySetup {
         downstream_ended: has_ended(&from_downstream),
@@ -43,7 +56,7 @@ pub(crate) fn start_with<E: Engine>(
         ..setup(&connection)
     };
     let engine = connection.worker.engine.clone();
-    let relayed = engine.relay(downstream, upstream.stream, setup);
+    let relayed = engine.relay(downstream, upstream, setup);
     engine.spawn(async move {
         let report = relayed.await;
         close(&connection, record, report);

@@ -8,14 +8,14 @@ use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use sluice_engine::{Engine, Instant, Stream};
 
-use crate::limits::{POOLED_PER_DESTINATION_MAX, POOLED_UPSTREAMS_MAX};
+use crate::limits::{PINNED_PER_CLIENT_MAX, POOLED_PER_DESTINATION_MAX, POOLED_UPSTREAMS_MAX};
 use crate::route::Route;
 
 /// What makes two upstream connections interchangeable.
@@ -37,11 +37,27 @@ struct Idle<E: Engine> {
     route: Rc<Route>,
 }
 
+/// An idle connection that serves its owner alone.
+struct Pinned<E: Engine> {
+    key: Key,
+    idle: Idle<E>,
+}
+
+/// A client connection that upstream connections are pinned to. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Owner(u64);
+
 /// All idle upstream connections of a worker.
 pub(crate) struct Pool<E: Engine> {
     /// The hash is seeded: clients choose the names.
     idle: RefCell<HashMap<Key, Vec<Idle<E>>, FixedState>>,
+    /// Those that serve one client connection alone.
+    pinned: RefCell<HashMap<Owner, Vec<Pinned<E>>, FixedState>>,
+    owners: Cell<u64>,
+    /// Of both kinds.
     count: Cell<usize>,
+    /// Connections that were closed because the origin spoke out of turn, and not yet counted.
+    unsolicited: Cell<u64>,
 }
 
 /// Descriptors that one connection in the worker's table may take: its own and its upstream's.
@@ -59,7 +75,13 @@ pub(crate) fn room_for_idle(connections: usize, busy: usize, connections_max: us
 impl<E: Engine> Pool<E> {
     pub(crate) fn new(hash_seed: u64) -> Self {
         let idle = HashMap::with_hasher(FixedState::with_seed(hash_seed));
-        Self { idle: RefCell::new(idle), count: Cell::new(0) }
+        Self {
+            idle: RefCell::new(idle),
+            pinned: RefCell::default(),
+            owners: Cell::new(0),
+            count: Cell::new(0),
+            unsolicited: Cell::new(0),
+        }
     }
 
     /// The connection to this destination that was used last, if one is idle and alive.
@@ -68,7 +90,7 @@ impl<E: Engine> Pool<E> {
         let bucket = idle.get_mut(key)?;
         while let Some(entry) = bucket.pop() {
             self.count.set(self.count.get() - 1);
-            if is_quiet(&entry.stream) {
+            if self.is_quiet(&entry.stream) {
                 return Some(entry.stream);
             }
         }
@@ -77,7 +99,7 @@ impl<E: Engine> Pool<E> {
 
     /// Keeps a connection for the next request; drops it (closes it) when it is not quiet or there are `room` already.
     pub(crate) fn put(&self, key: &Key, stream: E::Stream, route: Rc<Route>, now: Instant, room: usize) {
-        if self.count.get() >= room || !is_quiet(&stream) {
+        if self.count.get() >= room || !self.is_quiet(&stream) {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -91,6 +113,58 @@ impl<E: Engine> Pool<E> {
             bucket.push(entry);
             self.count.set(self.count.get() + 1);
         }
+    }
+
+    /// An owner that nobody has been before.
+    pub(crate) fn new_owner(&self) -> Owner {
+        self.owners.set(self.owners.get() + 1);
+        Owner(self.owners.get())
+    }
+
+    /// The connection to this name that is pinned to `owner`, if one is idle and alive; and where it leads.
+    pub(crate) fn take_pinned(
+        &self,
+        owner: Owner,
+        name: &str,
+        source: Option<IpAddr>,
+    ) -> Option<(E::Stream, SocketAddr)> {
+        let mut pinned = self.pinned.borrow_mut();
+        let own = pinned.get_mut(&owner)?;
+        while let Some(at) = own.iter().rposition(|own| *own.key.name == *name && own.key.source == source) {
+            let Pinned { key, idle } = own.swap_remove(at);
+            self.count.set(self.count.get() - 1);
+            if self.is_quiet(&idle.stream) {
+                return Some((idle.stream, key.dialled));
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for `owner` alone, as [`put`](Self::put) does for all.
+    pub(crate) fn put_pinned(
+        &self,
+        owner: Owner,
+        key: &Key,
+        stream: E::Stream,
+        route: Rc<Route>,
+        now: Instant,
+        room: usize,
+    ) {
+        if self.count.get() >= room || !self.is_quiet(&stream) {
+            return;
+        }
+        let mut pinned = self.pinned.borrow_mut();
+        let own = pinned.entry(owner).or_default();
+        if own.len() < PINNED_PER_CLIENT_MAX {
+            own.push(Pinned { key: key.clone(), idle: Idle { stream, since: now, route } });
+            self.count.set(self.count.get() + 1);
+        }
+    }
+
+    /// Closes all that are pinned to `owner`.
+    pub(crate) fn forget(&self, owner: Owner) {
+        let gone = self.pinned.borrow_mut().remove(&owner);
+        self.count.set(self.count.get() - gone.as_ref().map_or(0, Vec::len));
     }
 
     /// Closes any of them until there are no more than `room`, and an eighth of those besides, so that a worker that
@@ -108,6 +182,12 @@ impl<E: Engine> Pool<E> {
             closed.extend(bucket.drain(..goes));
             !bucket.is_empty()
         });
+        self.pinned.borrow_mut().retain(|_, own| {
+            let goes = own.len().min(surplus);
+            surplus -= goes;
+            closed.extend(own.drain(..goes).map(|pinned| pinned.idle));
+            !own.is_empty()
+        });
         debug_assert_eq!(surplus, 0, "the count is that of all buckets");
     }
 
@@ -124,12 +204,20 @@ impl<E: Engine> Pool<E> {
             let goes = |entry: &mut Idle<E>| {
                 now.since(entry.since) >= idle_max
                     || !keep(&entry.route, key.dialled)
-                    || !is_quiet(&entry.stream)
+                    || !self.is_quiet(&entry.stream)
             };
             closed.extend(bucket.extract_if(.., goes));
             !bucket.is_empty()
         });
         drop(idle);
+        // What is pinned lives as long as its client, which has an idle timeout of its own.
+        self.pinned.borrow_mut().retain(|_, own| {
+            let goes = |Pinned { key, idle }: &mut Pinned<E>| {
+                !keep(&idle.route, key.dialled) || !self.is_quiet(&idle.stream)
+            };
+            closed.extend(own.extract_if(.., goes).map(|pinned| pinned.idle));
+            !own.is_empty()
+        });
         self.count.set(self.count.get() - closed.len());
         closed.len()
     }
@@ -138,15 +226,28 @@ impl<E: Engine> Pool<E> {
     pub(crate) fn clear(&self) {
         self.count.set(0);
         self.idle.take();
+        self.pinned.take();
     }
 
     /// Idle connections now.
     pub(crate) fn len(&self) -> usize {
         self.count.get()
     }
-}
 
-/// Whether nothing has arrived on a stream that nothing is expected from. Leaves a receive under way.
-fn is_quiet<S: Stream>(stream: &S) -> bool {
-    stream.poll_receive(&mut Context::from_waker(Waker::noop())).is_pending()
+    /// Connections closed since the last call because bytes came on them that answer no request.
+    pub(crate) fn take_unsolicited(&self) -> u64 {
+        self.unsolicited.take()
+    }
+
+    /// Whether nothing has arrived on a stream that nothing is expected from. Leaves a receive under way.
+    fn is_quiet(&self, stream: &E::Stream) -> bool {
+        match stream.poll_receive(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => true,
+            Poll::Ready(received) => {
+                let spoke = received.is_ok_and(|buffer| !buffer.is_empty());
+                self.unsolicited.set(self.unsolicited.get() + u64::from(spoke));
+                false
+            }
+        }
+    }
 }

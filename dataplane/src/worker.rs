@@ -251,6 +251,7 @@ impl<E: Engine> Worker<E> {
         let idle_max = Duration::from_millis(self.snapshot().limits.upstream_keepalive_timeout_ms);
         let closed = self.pool.sweep(self.engine.now(), idle_max, |_, _| true);
         self.metrics.add(Counter::UpstreamPoolEvictions, closed as u64);
+        self.metrics.add(Counter::UpstreamUnsolicited, self.pool.take_unsolicited());
     }
 
     /// Adds what live tunnels moved to their series, so that long flows are seen before they end.

@@ -60,8 +60,11 @@ fn bodies_end_as_method_status_and_headers_say() {
     assert_eq!(framing(Method::Head, 200, length), Framing::None);
     assert_eq!(framing(Method::Head, 404, "Transfer-Encoding: chunked\r\n"), Framing::None);
     for status in [100, 101, 103, 199, 204, 304] {
-        assert_eq!(framing(Method::Get, status, length), Framing::None, "{status}");
         assert_eq!(framing(Method::Get, status, ""), Framing::None, "{status}");
+        assert_eq!(framing(Method::Get, status, "Content-Length: 0\r\n"), Framing::None, "{status}");
+    }
+    for status in [204, 304] {
+        assert_eq!(framing(Method::Get, status, length), Framing::None, "{status}");
     }
     assert_eq!(framing(Method::Connect, 200, length), Framing::None);
     assert_eq!(framing(Method::Connect, 407, length), Framing::Length(5));
@@ -78,6 +81,31 @@ fn interim_answers_are_told_apart_from_a_switch() {
     );
     assert_eq!(head("HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n").upgrade, None);
     assert_eq!(head("HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n").upgrade, None);
+    for other in [
+        "HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket, h2c\r\n\r\n",
+        "HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n\r\n",
+        "HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade:\r\n\r\n",
+        "HTTP/1.0 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ] {
+        assert_eq!(head(other).upgrade, None, "{other:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_has_no_body_must_not_announce_one() {
+    for status in [100, 101, 103, 199] {
+        for line in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+            refused(&format!("HTTP/1.1 {status} x\r\n{line}\r\n\r\n"));
+        }
+    }
+    let persistent = |wire: &str| head(wire).persistent;
+    assert!(
+        persistent("HTTP/1.1 204 x\r\n\r\n") && persistent("HTTP/1.1 204 x\r\nContent-Length: 0\r\n\r\n")
+    );
+    assert!(!persistent("HTTP/1.1 204 x\r\nContent-Length: 5\r\n\r\n"));
+    assert!(!persistent("HTTP/1.1 204 x\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    // The size that a GET would have got.
+    assert!(persistent("HTTP/1.1 304 x\r\nContent-Length: 5\r\n\r\n"));
 }
 
 #[test]

@@ -50,6 +50,8 @@ metrics! {
         "Idle upstream connections closed: timed out, over the bound, or their host denied.";
     UpstreamPoolRetries = "egress_upstream_pool_retries_total",
         "Requests sent once more because a reused connection closed before any response byte.";
+    UpstreamUnsolicited = "egress_upstream_unsolicited_total",
+        "Upstream connections closed because bytes came on them that answer no request.";
     DnsCacheHits = "egress_dns_cache_hits_total", "Names resolved from the worker's own replica.";
     DnsCacheMisses = "egress_dns_cache_misses_total", "Names a worker had to ask for.";
     DnsStaleAnswers = "egress_dns_stale_answers_total", "Answers used past their life because DNS was down or slow.";

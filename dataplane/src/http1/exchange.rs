@@ -9,13 +9,13 @@ use sluice_proto::http1::{Framing, Method, RequestHead, Scheme, Target};
 use sluice_telemetry::access_log::Field;
 use sluice_telemetry::{Counter, ResponseFlags};
 
-use super::answer::{self, Answer};
 use super::identity::{identify, request_id};
 use super::response::{self, Outcome};
 use super::{After, Client, Mode, connect, reparse};
 use crate::reach::{self, Obstacle};
 use crate::record::Record;
 use crate::route::{Asker, Route, Wanted};
+use crate::tunnel;
 use crate::upstream::Key;
 
 /// Serves the request whose head stands at the front of `bytes`. `None` when the connection became a tunnel.
@@ -40,8 +40,30 @@ pub(super) async fn serve_request<E: Engine>(
     if head.method == Method::Connect {
         return connect::serve(client, &request, record).await;
     }
-    let after = request.forward(&mut client, &mut record).await;
-    Some((client, after))
+    match request.forward(&mut client, &mut record).await {
+        Forwarded::After(after) => Some((client, after)),
+        Forwarded::Switched(upstream, early) => {
+            switch(client, record, upstream, early);
+            None
+        }
+    }
+}
+
+/// What became of a request.
+enum Forwarded<E: Engine> {
+    /// It was answered.
+    After(After),
+    /// Its connections belong to another protocol now; the origin has sent these bytes of it.
+    Switched(E::Stream, Buffer),
+}
+
+/// Hands both connections over as a tunnel. Neither ever carries a request again.
+fn switch<E: Engine>(client: Client<E>, record: Record<E>, upstream: E::Stream, early: Buffer) {
+    let Client { connection, stream, held, ended, .. } = client;
+    // What the client sent ahead of the answer was held until now; an end comes behind all that was sent.
+    let from_downstream = held.or_else(|| ended.then(Buffer::end_of_stream));
+    let from_upstream = Some(early).filter(|early| !early.is_empty());
+    tunnel::relay(connection, record, stream, upstream, from_downstream, from_upstream);
 }
 
 /// A request under way.
@@ -58,75 +80,96 @@ pub(super) struct Unacceptable {
 }
 
 impl Request<'_> {
-    async fn forward<E: Engine>(&self, client: &mut Client<E>, record: &mut Record<E>) -> After {
+    async fn forward<E: Engine>(&self, client: &mut Client<E>, record: &mut Record<E>) -> Forwarded<E> {
         let Ok(asker) = identify(client, self.head) else {
-            return self.unauthenticated(client, record).await;
+            return Forwarded::After(self.unauthenticated(client, record).await);
         };
         let wanted = match self.wanted(client) {
             Ok(wanted) => wanted,
-            Err(unacceptable) => return self.refuse(client, record, &unacceptable).await,
+            Err(unacceptable) => return Forwarded::After(self.refuse(client, record, &unacceptable).await),
         };
         let mut route = client.route(&asker, wanted);
         record.decided(&route);
         if let Err(reason) = admissible(client, &route) {
-            return self.deny(client, record, &route, reason, None).await;
+            return Forwarded::After(self.deny(client, record, &route, reason, None).await);
         }
         let mut fresh = false;
         loop {
             let reached = match self.acquire(client, &route, fresh).await {
                 Ok(reached) => reached,
-                Err(obstacle) => return self.obstructed(client, record, &route, obstacle).await,
+                Err(obstacle) => {
+                    return Forwarded::After(self.obstructed(client, record, &route, obstacle).await);
+                }
             };
-            route = reached.route;
-            let outcome = response::exchange(client, self, &reached.stream, record).await;
+            route = Rc::clone(&reached.route);
+            let outcome = response::exchange(client, self, (&reached.stream, reached.reused), record).await;
+            let again = reached.reused && !fresh && self.may_be_sent_again() && !client.connection.is_cut();
+            if matches!(outcome, Outcome::OutOfTurn) {
+                client.worker().metrics.add(Counter::UpstreamUnsolicited, 1);
+            }
             match outcome {
                 // RFC 9110 §9.2.2: the origin may have closed an idle connection just when we used it.
-                Outcome::Unanswered
-                    if reached.reused
-                        && !fresh
-                        && self.may_be_sent_again()
-                        && !client.connection.is_cut() =>
-                {
+                Outcome::Unanswered | Outcome::OutOfTurn if again => {
                     client.worker().metrics.add(Counter::UpstreamPoolRetries, 1);
                     fresh = true;
                 }
-                Outcome::Unanswered if client.connection.is_cut() => {
-                    record.flag(ResponseFlags::LR);
-                    record.details("local_reset");
-                    return After::Reset;
-                }
-                Outcome::Unanswered => {
-                    record.flag(ResponseFlags::UC);
-                    record.details("upstream_reset_before_response_started{connection_termination}");
-                    let text = "the destination closed the connection before it answered";
-                    return self.answer(client, record, 503, text).await;
-                }
-                Outcome::Failed { status, text } => {
-                    reached.stream.reset();
-                    return self.answer_and_close(client, record, status, text).await;
-                }
-                Outcome::Done { after, reusable } => {
-                    if reusable {
-                        let worker = client.worker();
-                        // What it leaves free as a busy one it takes as an idle one.
-                        let (now, room) = (worker.engine.now(), worker.room_for_idle() + 1);
-                        worker.pool.put(&reached.key, reached.stream, route, now, room);
-                    }
-                    return after;
-                }
-                Outcome::Broken => {
-                    reached.stream.reset();
-                    return After::Reset;
-                }
+                outcome => return self.conclude(client, record, reached, outcome).await,
             }
         }
+    }
+
+    /// What follows from how an exchange ended, for both of its connections.
+    async fn conclude<E: Engine>(
+        &self,
+        client: &Client<E>,
+        record: &mut Record<E>,
+        reached: Acquired<E>,
+        outcome: Outcome,
+    ) -> Forwarded<E> {
+        Forwarded::After(match outcome {
+            Outcome::Switched { early } => return Forwarded::Switched(reached.stream, early),
+            Outcome::Unanswered if client.connection.is_cut() => {
+                record.flag(ResponseFlags::LR);
+                record.details("local_reset");
+                After::Reset
+            }
+            Outcome::Unanswered => {
+                record.flag(ResponseFlags::UC);
+                record.details("upstream_reset_before_response_started{connection_termination}");
+                let text = "the destination closed the connection before it answered";
+                self.answer(client, record, (503, text), true).await
+            }
+            Outcome::OutOfTurn => {
+                reached.stream.reset();
+                record.flag(ResponseFlags::UPE);
+                record.details("upstream_reset_before_response_started{protocol_error}");
+                self.answer(client, record, (502, "the destination spoke out of turn"), false).await
+            }
+            Outcome::Failed { status, text } => {
+                reached.stream.reset();
+                self.answer(client, record, (status, text), false).await
+            }
+            Outcome::Done { after, reusable, surplus, authenticates } => {
+                client.worker().metrics.add(Counter::UpstreamUnsolicited, u64::from(surplus));
+                let Acquired { stream, key, route, pinned, .. } = reached;
+                if reusable {
+                    let pinned = pinned || authenticates || self.head.authenticates_connection;
+                    client.keep_upstream(&key, stream, route, pinned);
+                }
+                after
+            }
+            Outcome::Broken => {
+                reached.stream.reset();
+                After::Reset
+            }
+        })
     }
 
     fn may_be_sent_again(&self) -> bool {
         self.head.method.is_idempotent() && self.has_no_body()
     }
 
-    fn has_no_body(&self) -> bool {
+    pub(super) fn has_no_body(&self) -> bool {
         matches!(self.head.framing, Framing::None | Framing::Length(0))
     }
 
@@ -205,164 +248,31 @@ impl Request<'_> {
             source: route.service.as_ref().and_then(|service| service.source_address),
         };
         if !fresh {
+            let source = route.service.as_ref().and_then(|service| service.source_address);
+            while let Some((stream, dialled)) = client.pins.take(&route.asker, &route.pool_name(), source) {
+                // The name may have other addresses by now: what counts is that this one may still be reached.
+                let approved = candidates.contains(&dialled)
+                    || reach::guard(client.worker(), &route, vec![dialled]).is_ok();
+                if approved {
+                    connection.attach(&stream, dialled);
+                    client.worker().metrics.add(Counter::UpstreamPoolHits, 1);
+                    return Ok(Acquired { stream, key: key(dialled), route, reused: true, pinned: true });
+                }
+            }
             for dialled in &candidates {
                 let key = key(*dialled);
                 if let Some(stream) = client.worker().pool.take(&key) {
                     connection.attach(&stream, *dialled);
                     client.worker().metrics.add(Counter::UpstreamPoolHits, 1);
-                    return Ok(Acquired { stream, key, route, reused: true });
+                    return Ok(Acquired { stream, key, route, reused: true, pinned: false });
                 }
             }
         }
         client.worker().metrics.add(Counter::UpstreamPoolMisses, 1);
         let reached = reach::dial_guarded(connection, &route, &candidates).await?;
         connection.phase.set(Phase::Http);
-        Ok(Acquired { stream: reached.stream, key: key(reached.dialled), route, reused: false })
-    }
-
-    /// 407: the client must say who it is.
-    pub(super) async fn unauthenticated<E: Engine>(
-        &self,
-        client: &Client<E>,
-        record: &mut Record<E>,
-    ) -> After {
-        record.denied(Reason::Auth);
-        record.details("proxy_authentication_required");
-        let answer = Answer {
-            status: 407,
-            text: "proxy credentials are missing or wrong",
-            reason: Some(Reason::Auth),
-            header: Some(("Proxy-Authenticate", "Basic realm=\"sluice\", charset=\"UTF-8\"")),
-            ..self.draft(client)
-        };
-        self.send(client, record, answer).await
-    }
-
-    /// A request that names no acceptable destination.
-    pub(super) async fn refuse<E: Engine>(
-        &self,
-        client: &Client<E>,
-        record: &mut Record<E>,
-        why: &Unacceptable,
-    ) -> After {
-        record.denied(why.reason);
-        record.details("http1.codec_error");
-        let answer = Answer {
-            status: why.status,
-            text: why.text,
-            reason: Some(why.reason),
-            persistent: false,
-            ..self.draft(client)
-        };
-        self.send(client, record, answer).await
-    }
-
-    /// A denial, as the table of the design has it.
-    pub(super) async fn deny<E: Engine>(
-        &self,
-        client: &Client<E>,
-        record: &mut Record<E>,
-        route: &Route,
-        reason: Reason,
-        would_allow: Option<&str>,
-    ) -> After {
-        record.denied(reason);
-        let (status, details) = match reason {
-            Reason::WorkloadNotAllowed | Reason::WorkloadDenied => (403, "rbac_access_denied"),
-            Reason::NameMismatch if matches!(client.mode, Mode::Inner { bound: true, .. }) => {
-                (421, "direct_response")
-            }
-            Reason::Guard => (502, "egress_guard"),
-            _ => (502, "direct_response"),
-        };
-        record.details(details);
-        let remedy = answer::remedy(route).or_else(|| reach::guard_remedy(client.worker(), route));
-        let answer = Answer {
-            status,
-            text: "this destination is denied by the egress policy",
-            reason: Some(reason),
-            route: Some(route),
-            remedy: would_allow.or(remedy.as_deref()),
-            ..self.draft(client)
-        };
-        self.send(client, record, answer).await
-    }
-
-    /// The destination is allowed and cannot be reached.
-    pub(super) async fn obstructed<E: Engine>(
-        &self,
-        client: &Client<E>,
-        record: &mut Record<E>,
-        route: &Route,
-        obstacle: Obstacle,
-    ) -> After {
-        let text = match obstacle {
-            Obstacle::Cut => {
-                record.flag(ResponseFlags::LR);
-                record.details("local_reset");
-                return After::Reset;
-            }
-            Obstacle::Denied(reason, would_allow) => {
-                return self.deny(client, record, route, reason, would_allow.as_deref()).await;
-            }
-            Obstacle::Dns(unresolved) => {
-                record.flag(ResponseFlags::DF);
-                record.details("dns_resolution_failure");
-                let why = unresolved.as_str();
-                record.entry.set_static(Field::UpstreamTransportFailureReason, why);
-                let name = route.wanted.host_text().unwrap_or_else(|| "of the service".into());
-                format!("the name {name} could not be resolved: {why}")
-            }
-            Obstacle::Dial(error) => {
-                record.flag(ResponseFlags::UF);
-                record.details("upstream_reset_before_response_started{connection_failure}");
-                let why = error.to_text();
-                record.entry.set_text(Field::UpstreamTransportFailureReason, &why);
-                format!("the destination could not be connected to: {why}")
-            }
-        };
-        self.answer(client, record, 503, &text).await
-    }
-
-    /// An answer of ours that is no denial.
-    async fn answer<E: Engine>(
-        &self,
-        client: &Client<E>,
-        record: &mut Record<E>,
-        status: u16,
-        text: &str,
-    ) -> After {
-        self.send(client, record, Answer { status, text, ..self.draft(client) }).await
-    }
-
-    async fn answer_and_close<E: Engine>(
-        &self,
-        client: &Client<E>,
-        record: &mut Record<E>,
-        status: u16,
-        text: &str,
-    ) -> After {
-        self.send(client, record, Answer { status, text, persistent: false, ..self.draft(client) }).await
-    }
-
-    /// What all answers to this request have in common. A body that we will not read ends the connection; so does a
-    /// CONNECT, after which nothing may be interpreted.
-    fn draft<E: Engine>(&self, client: &Client<E>) -> Answer<'_> {
-        let tunnel = self.head.method == Method::Connect;
-        Answer {
-            request_id: Some(self.id),
-            persistent: self.head.persistent
-                && self.has_no_body()
-                && !tunnel
-                && !client.ended
-                && !client.worker().is_draining(),
-            head_only: self.head.method == Method::Head,
-            ..Answer::default()
-        }
-    }
-
-    async fn send<E: Engine>(&self, client: &Client<E>, record: &mut Record<E>, answer: Answer<'_>) -> After {
-        answer.send(client, record).await
+        let key = key(reached.dialled);
+        Ok(Acquired { stream: reached.stream, key, route, reused: false, pinned: false })
     }
 }
 
@@ -373,6 +283,8 @@ struct Acquired<E: Engine> {
     /// The route as the policy in force saw it when the address was approved.
     route: Rc<Route>,
     reused: bool,
+    /// It has been authenticated for this client, and serves nobody else.
+    pinned: bool,
 }
 
 impl<E: Engine> Client<E> {

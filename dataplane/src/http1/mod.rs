@@ -8,6 +8,8 @@ mod body;
 mod connect;
 mod exchange;
 mod identity;
+mod pins;
+mod refusal;
 mod response;
 
 use std::rc::Rc;
@@ -55,6 +57,8 @@ pub(crate) struct Client<E: Engine> {
     deadline: Deadline<E>,
     /// The route of the request before: most clients ask the same host again.
     memo: Option<Rc<Route>>,
+    /// Upstream connections that serve nobody else.
+    pins: pins::Pins<E>,
 }
 
 /// What becomes of the client connection after a request.
@@ -113,7 +117,18 @@ impl<E: Engine> Client<E> {
     pub(crate) fn new(downstream: Downstream<E>, mode: Mode) -> Self {
         let Downstream { connection, stream, early } = downstream;
         let deadline = Deadline::new(connection.worker.engine.clone());
-        Self { connection, stream, mode, held: early, served: false, ended: false, deadline, memo: None }
+        let pins = pins::Pins::new(Rc::clone(&connection.worker));
+        Self {
+            connection,
+            stream,
+            mode,
+            held: early,
+            served: false,
+            ended: false,
+            deadline,
+            memo: None,
+            pins,
+        }
     }
 
     /// What is left when no further request is to be read from here.

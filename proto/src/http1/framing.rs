@@ -44,6 +44,11 @@ impl FramingFields {
         Ok(())
     }
 
+    /// Whether these headers promise at least one byte of body.
+    pub(super) const fn announces_body(&self) -> bool {
+        self.chunked || matches!(self.content_length, Some(1..))
+    }
+
     fn check(&self, version: Version) -> Result<(), HeadError> {
         if self.chunked && self.content_length.is_some() {
             return Err(HeadError::Malformed("Content-Length beside Transfer-Encoding"));

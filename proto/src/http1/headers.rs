@@ -16,6 +16,7 @@ use crate::limits::{CONNECTION_OPTIONS_MAX, HEADER_NAME_BYTES_MAX, HEADERS_INLIN
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the names are the headers' own")]
 pub enum HeaderName {
+    Authorization,
     Baggage,
     Connection,
     ContentLength,
@@ -35,6 +36,7 @@ pub enum HeaderName {
     Upgrade,
     UserAgent,
     Via,
+    WwwAuthenticate,
     /// `x-envoy-*`
     XEnvoy,
     /// `x-forwarded-*`, the client certificate's among them.
@@ -49,6 +51,7 @@ impl HeaderName {
         let is = |known: &[u8], id: Self| if name.eq_ignore_ascii_case(known) { id } else { Self::Other };
         // First letter and length leave at most one candidate, and for most headers none.
         match (name.first().map_or(0, |byte| byte | 0x20), name.len()) {
+            (b'a', 13) => is(b"authorization", Self::Authorization),
             (b'b', 7) => is(b"baggage", Self::Baggage),
             (b'c', 10) => is(b"connection", Self::Connection),
             (b'c', 14) => is(b"content-length", Self::ContentLength),
@@ -67,6 +70,7 @@ impl HeaderName {
             (b'u', 7) => is(b"upgrade", Self::Upgrade),
             (b'u', 10) => is(b"user-agent", Self::UserAgent),
             (b'v', 3) => is(b"via", Self::Via),
+            (b'w', 16) => is(b"www-authenticate", Self::WwwAuthenticate),
             (b'x', 12) if name.eq_ignore_ascii_case(b"x-request-id") => Self::XRequestId,
             (b'x', 8..) if starts_with_folded(name, b"x-envoy-") => Self::XEnvoy,
             (b'x', 9..) if starts_with_folded(name, b"x-sluice-") => Self::XSluice,
@@ -388,4 +392,14 @@ pub(super) fn parse_line(line: &[u8]) -> Result<Header<'_>, HeadError> {
         Err(Stop::Error(error)) => Err(error),
         _ => Err(HeadError::Malformed("trailer line")),
     }
+}
+
+/// Whether credentials or challenges name a scheme that authenticates the connection they come on, not the request
+/// (NTLM, and Negotiate, which may be NTLM inside; RFC 4559 §6). A comma in a quoted string may make it see one too
+/// many; what follows from it is a connection less in the pool.
+pub(super) fn authenticates_connection(value: &[u8]) -> bool {
+    list(value).any(|element| {
+        let scheme = element.split(|byte| *byte == b' ').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::bytes::{Class, list};
 use super::framing::FramingFields;
-use super::headers::{Stop, Window};
+use super::headers::{Stop, Window, authenticates_connection};
 use super::{
     Authority, ConnectionOptions, Framing, HeadError, HeadLimits, Header, HeaderList, HeaderName, Method,
     Progress, Target, Upgrade, Version,
@@ -36,6 +36,8 @@ pub struct RequestHead<'b> {
     pub host: Option<Authority<'b>>,
     /// A switch of protocols that may be passed on.
     pub upgrade: Option<Upgrade>,
+    /// Whether its credentials are of a kind that authenticates the connection: NTLM, Negotiate.
+    pub authenticates_connection: bool,
 }
 
 impl<'b> RequestHead<'b> {
@@ -86,6 +88,7 @@ pub fn parse_request_head<'b>(
             expect_continue: parts.facts.expect_continue,
             host: parts.facts.host,
             upgrade: parts.upgrade,
+            authenticates_connection: parts.facts.authenticates_connection,
         })),
         Err(Stop::Error(error)) => Err(error),
         Err(Stop::OutOfBytes) if window.is_full() => Err(HeadError::TooLarge),
@@ -173,6 +176,7 @@ struct Facts<'b> {
     expect_continue: bool,
     websocket: bool,
     credentials: bool,
+    authenticates_connection: bool,
 }
 
 impl<'b> Facts<'b> {
@@ -195,6 +199,9 @@ impl<'b> Facts<'b> {
                 self.expect_continue = true;
             }
             HeaderName::Expect => return Err(HeadError::UnsupportedExpectation),
+            HeaderName::Authorization => {
+                self.authenticates_connection |= authenticates_connection(header.value);
+            }
             HeaderName::ProxyAuthorization => {
                 refuse(core::mem::replace(&mut self.credentials, true), "Proxy-Authorization twice")?;
             }

@@ -2,7 +2,7 @@
 
 use super::bytes::list;
 use super::framing::FramingFields;
-use super::headers::{Stop, Window};
+use super::headers::{Stop, Window, authenticates_connection};
 use super::request::version;
 use super::{
     ConnectionOptions, Framing, HeadError, HeadLimits, Header, HeaderList, HeaderName, Method, Progress,
@@ -33,6 +33,8 @@ pub struct ResponseHead<'b> {
     pub persistent: bool,
     /// The protocol switched to, in a 101.
     pub upgrade: Option<Upgrade>,
+    /// Whether it asks for credentials that authenticate the connection: NTLM, Negotiate.
+    pub authenticates_connection: bool,
 }
 
 impl ResponseHead<'_> {
@@ -59,8 +61,11 @@ pub fn parse_response_head<'b>(
     // The list is large: it is filled where it is and moved once.
     let mut headers = HeaderList::new(window.bytes);
     match parse(&mut window, &mut headers, request_method, limits) {
-        Ok(Parts { version, status, reason, framing, facts }) => {
-            let switches = status == 101 && facts.websocket && facts.connection.upgrade;
+        Ok(Parts { version, status, reason, framing, facts, dubious }) => {
+            let switches = status == 101
+                && version == Version::Http11
+                && facts.connection.upgrade
+                && facts.websocket == Some(true);
             let ends_by_closing = framing == Framing::UntilClose || status == 101;
             Ok(Progress::Complete(ResponseHead {
                 version,
@@ -71,8 +76,9 @@ pub fn parse_response_head<'b>(
                 framing,
                 content_length: facts.framing.content_length,
                 connection: facts.connection,
-                persistent: facts.connection.persistent(version) && !ends_by_closing,
+                persistent: facts.connection.persistent(version) && !ends_by_closing && !dubious,
                 upgrade: switches.then_some(Upgrade::WebSocket),
+                authenticates_connection: facts.authenticates_connection,
             }))
         }
         Err(Stop::Error(error)) => Err(error),
@@ -88,6 +94,7 @@ struct Parts<'b> {
     reason: &'b [u8],
     framing: Framing,
     facts: Facts,
+    dubious: bool,
 }
 
 fn parse<'b>(
@@ -101,7 +108,13 @@ fn parse<'b>(
     let mut facts = Facts::default();
     window.headers(headers, limits.headers_max, |header| facts.add(header))?;
     let framing = facts.framing.response(request_method, status, version)?;
-    Ok(Parts { version, status, reason, framing, facts })
+    let announces_body = facts.framing.announces_body();
+    if matches!(status, 100..=199) && announces_body {
+        return Err(HeadError::Malformed("an interim answer with a body").into());
+    }
+    // What a 204 announces all the same may still come, and would be read as the answer to the next request.
+    let dubious = status == 204 && announces_body;
+    Ok(Parts { version, status, reason, framing, facts, dubious })
 }
 
 /// Takes ` 200 reason CRLF`. Some origins leave the space before an empty reason away: nothing is ambiguous there.
@@ -134,7 +147,9 @@ fn status<'b>(window: &mut Window<'b>) -> Result<(u16, &'b [u8]), Stop> {
 struct Facts {
     framing: FramingFields,
     connection: ConnectionOptions,
-    websocket: bool,
+    /// Whether `Upgrade` names the websocket and nothing else; `None` without such a line.
+    websocket: Option<bool>,
+    authenticates_connection: bool,
 }
 
 impl Facts {
@@ -144,7 +159,14 @@ impl Facts {
             HeaderName::TransferEncoding => self.framing.transfer_encoding(header.value),
             HeaderName::Connection => self.connection.add(header.value),
             HeaderName::Upgrade => {
-                self.websocket |= list(header.value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
+                for token in list(header.value) {
+                    let is_websocket = token.eq_ignore_ascii_case(b"websocket");
+                    self.websocket = Some(self.websocket.unwrap_or(true) && is_websocket);
+                }
+                Ok(())
+            }
+            HeaderName::WwwAuthenticate => {
+                self.authenticates_connection |= authenticates_connection(header.value);
                 Ok(())
             }
             _ => Ok(()),

@@ -156,7 +156,12 @@ fn request_keeps(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, header: &
         HeaderName::Expect => rewrite.expect_continue && head.expect_continue,
         HeaderName::Trailer => head.framing == Framing::Chunked,
         HeaderName::XRequestId => rewrite.request_id.is_none(),
-        HeaderName::MaxForwards | HeaderName::Other | HeaderName::UserAgent | HeaderName::Via => true,
+        HeaderName::Authorization
+        | HeaderName::MaxForwards
+        | HeaderName::Other
+        | HeaderName::UserAgent
+        | HeaderName::Via
+        | HeaderName::WwwAuthenticate => true,
         _ => false,
     };
     kind && !is_set(rewrite.set, header.name)

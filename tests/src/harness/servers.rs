@@ -19,7 +19,7 @@ pub struct Server {
 
 impl Server {
     /// nginx for one name. It serves `/hello`, `/big` (a file of `big_bytes`), `/echo-headers`; uploads with PUT
-    /// to `/put/…`.
+    /// to `/put/…`; and, for clients that take gzip, the same file without a length at `/chunked` and `/until-close`.
     ///
     /// # Panics
     /// When it does not start.
@@ -50,6 +50,8 @@ impl Server {
                  location = /hello {{ return 200 'hello from nginx\n'; }}
                  location = /echo-headers {{ return 200 'host=$http_host via=$http_via connection=$http_connection forwarded=$http_x_forwarded_for\n'; }}
                  location /put/ {{ dav_methods PUT; }}
+                 location = /chunked {{ alias {root}/big; gzip on; gzip_types *; gzip_http_version 1.0; gzip_proxied any; }}
+                 location = /until-close {{ alias {root}/big; gzip on; gzip_types *; gzip_proxied any; chunked_transfer_encoding off; }}
                }}
              }}"
         );

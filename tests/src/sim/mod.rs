@@ -3,6 +3,7 @@
 pub mod chaos;
 pub mod client;
 pub mod origin;
+pub mod script;
 pub mod world;
 
 /// A request to a proxy for an origin of [`origin`].

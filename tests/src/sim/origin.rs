@@ -40,8 +40,10 @@ pub enum Behaviour {
     ShortReset,
     /// Ends without the last chunk.
     ChunksShort,
-    /// A chunk size that is none, behind good chunks.
+    /// A chunk size that is none, a moment behind good chunks.
     ChunksBad,
+    /// The first chunk size is none, and comes with the head.
+    ChunksBadFirst,
     /// A body that ends with the connection, which is reset.
     UntilReset,
     /// Answers before it reads the request's body.
@@ -89,7 +91,7 @@ pub enum Expected {
 
 impl Behaviour {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Plain,
         Self::Chunked,
         Self::Extra,
@@ -103,6 +105,7 @@ impl Behaviour {
         Self::ShortReset,
         Self::ChunksShort,
         Self::ChunksBad,
+        Self::ChunksBadFirst,
         Self::UntilReset,
         Self::Early,
         Self::EarlyClose,
@@ -139,7 +142,9 @@ impl Behaviour {
             | Self::ChunksShort
             | Self::ChunksBad
             | Self::UntilReset => Expected::Broken,
-            Self::InterimFlood | Self::Garbage | Self::BadHead | Self::Switch => Expected::Answer(502),
+            Self::ChunksBadFirst | Self::InterimFlood | Self::Garbage | Self::BadHead | Self::Switch => {
+                Expected::Answer(502)
+            }
             Self::HalfHead | Self::InterimDie | Self::Die => Expected::Answer(503),
             Self::Silent => Expected::Answer(504),
             Self::NoContent => Expected::Whole(204),
@@ -349,8 +354,13 @@ impl Connection {
                 return Err(Over);
             }
             B::ChunksBad => {
-                self.send(&[chunked(request, &payload, false), b"0x2\r\nab\r\n0\r\n\r\n".to_vec()].concat())
-                    .await?;
+                self.send(&chunked(request, &payload, false)).await?;
+                self.engine.sleep_until(self.engine.now() + Duration::from_millis(5)).await;
+                self.send(b"0x2\r\nab\r\n0\r\n\r\n").await?;
+            }
+            B::ChunksBadFirst => {
+                let bad = b"0x2\r\nab\r\n0\r\n\r\n".to_vec();
+                self.send(&[chunked(request, &[], false), bad].concat()).await?;
             }
             B::Interim | B::InterimDie | B::InterimFlood => {
                 let count = if request.behaviour == B::InterimFlood { 40 } else { 3 };

@@ -1,0 +1,213 @@
+//! The response's way down: interim heads, the final head, its body, or the switch to another protocol.
+
+use sluice_engine::{Buffer, Engine, Stream};
+use sluice_proto::http1::{
+    Body, Framing, HeadCursor, Method, Progress, ResponseHead, ResponseRewrite, Version, downstream_framing,
+    write_response_head,
+};
+
+use super::{DownloadError, Downloaded, Exchange};
+use crate::http1::body::{Piece, compose, last_chunk};
+use crate::http1::exchange::Request;
+use crate::limits::INTERIM_HEADS_MAX;
+use crate::sniff::Held;
+
+impl<E: Engine> Exchange<'_, E> {
+    /// Reads the response and sends it down.
+    pub(super) async fn download(
+        &self,
+        request: &Request<'_>,
+        draining: bool,
+    ) -> Result<Downloaded, DownloadError> {
+        let client_version = request.head.version;
+        let mut held: Option<Buffer> = None;
+        for earlier in 0..INTERIM_HEADS_MAX {
+            let bytes = self.response_head(&mut held, request.head.method, earlier > 0).await?;
+            let head = self.parse(&bytes, request.head.method).ok_or(DownloadError::BadHead)?;
+            if head.status == 101 {
+                return self.switch(request, &bytes, &head).await;
+            }
+            if !head.is_interim() {
+                return self.final_response(request, draining, &bytes, &head).await;
+            }
+            if client_version == Version::Http11 {
+                let rewrite = ResponseRewrite { client: client_version, persistent: true, set: &[] };
+                let interim = self.compose_head(&head, &rewrite)?;
+                self.send_down(interim).await?;
+                // Between two heads there is room for an answer of ours.
+                self.downstream_touched.set(false);
+            }
+            held = Some(behind(&bytes, head.length)).filter(|rest| !rest.is_empty());
+        }
+        Err(DownloadError::BadHead)
+    }
+
+    /// Waits for a whole head; what came with it stays behind it.
+    async fn response_head(
+        &self,
+        held: &mut Option<Buffer>,
+        method: Method,
+        behind_interim: bool,
+    ) -> Result<Buffer, DownloadError> {
+        let limits = self.head_limits();
+        let mut cursor = HeadCursor::default();
+        let mut whole = Held::default();
+        loop {
+            let buffer = match held.take() {
+                Some(buffer) => buffer,
+                None => match self.upstream.receive().await {
+                    // An origin cannot answer what it has not been asked.
+                    Ok(buffer) if !buffer.is_empty() && self.reused && !self.asked.get() => {
+                        return Err(DownloadError::OutOfTurn);
+                    }
+                    Ok(buffer) if !buffer.is_empty() => buffer,
+                    _ if whole.bytes().is_empty() && !behind_interim => {
+                        return Err(DownloadError::Unanswered);
+                    }
+                    _ => return Err(DownloadError::HeadLost),
+                },
+            };
+            whole.push(buffer);
+            match cursor.response(whole.bytes(), method, &limits) {
+                Ok(Progress::Complete(_)) => return Ok(whole.into_buffer()),
+                Ok(Progress::Partial) => {}
+                Err(_) => return Err(DownloadError::BadHead),
+            }
+        }
+    }
+
+    fn head_limits(&self) -> sluice_proto::http1::HeadLimits {
+        sluice_proto::http1::HeadLimits { head_bytes_max: self.head_bytes_max, ..Default::default() }
+    }
+
+    fn parse<'b>(&self, bytes: &'b [u8], method: Method) -> Option<ResponseHead<'b>> {
+        sluice_proto::http1::parse_response_head(bytes, method, &self.head_limits()).ok()?.complete()
+    }
+
+    fn compose_head(
+        &self,
+        head: &ResponseHead<'_>,
+        rewrite: &ResponseRewrite<'_>,
+    ) -> Result<Buffer, DownloadError> {
+        compose(self.engine, self.head_bytes_max, |out| write_response_head(out, head, rewrite).map(|_| ()))
+            .map_err(|_| DownloadError::BadHead)
+    }
+
+    async fn final_response(
+        &self,
+        request: &Request<'_>,
+        draining: bool,
+        bytes: &[u8],
+        head: &ResponseHead<'_>,
+    ) -> Result<Downloaded, DownloadError> {
+        self.note_answer(head.status);
+        let client = request.head.version;
+        // An answer that comes before its request is whole ends the connection: what is left of the request would
+        // have to be read first.
+        let wants_more = request.head.persistent && !self.ended.get();
+        let persistent = wants_more && self.uploaded.get() && !draining;
+        let rewrite = ResponseRewrite { client, persistent, set: &[] };
+        let out = self.compose_head(head, &rewrite)?;
+        let framing = downstream_framing(head.framing, client);
+        let rest = behind(bytes, head.length);
+        let clean = self.response_body(head.framing, framing, out, rest).await?;
+        Ok(Downloaded::Whole {
+            reusable: head.persistent && clean && head.framing != Framing::UntilClose,
+            persistent: persistent && framing != Framing::UntilClose,
+            surplus: !clean,
+            authenticates: head.authenticates_connection,
+        })
+    }
+
+    /// A switch of protocols, if it is the very one that was asked for: from here on both connections belong to the
+    /// other protocol, whatever of it has come already included.
+    async fn switch(
+        &self,
+        request: &Request<'_>,
+        bytes: &[u8],
+        head: &ResponseHead<'_>,
+    ) -> Result<Downloaded, DownloadError> {
+        let asked = request.head.upgrade.is_some() && head.upgrade == request.head.upgrade;
+        if !asked || !self.uploaded.get() {
+            return Err(DownloadError::BadHead);
+        }
+        self.note_answer(head.status);
+        let rewrite = ResponseRewrite { client: request.head.version, persistent: true, set: &[] };
+        let out = self.compose_head(head, &rewrite)?;
+        self.send_down(out).await?;
+        Ok(Downloaded::Switched { early: behind(bytes, head.length) })
+    }
+
+    fn note_answer(&self, status: u16) {
+        self.answered.set(true);
+        self.code.set(status);
+        let waited = self.engine.now().since(self.started).as_millis();
+        self.service_time_ms.set(u64::try_from(waited).ok());
+        self.touch();
+    }
+
+    /// Passes the body on. Gives whether nothing followed it that does not belong to it.
+    async fn response_body(
+        &self,
+        from: Framing,
+        to: Framing,
+        head: Buffer,
+        first: Buffer,
+    ) -> Result<bool, DownloadError> {
+        let chunked = to == Framing::Chunked;
+        let mut body = Body::new(from);
+        let mut head = Some(head);
+        let mut next = Some(first);
+        if body.is_complete() {
+            self.send_down(head.take().unwrap_or_else(Buffer::end_of_stream)).await?;
+            return Ok(next.is_none_or(|rest| rest.is_empty()));
+        }
+        loop {
+            let mut buffer = match next.take().filter(|buffer| !buffer.is_empty()) {
+                Some(buffer) => buffer,
+                None => {
+                    if let Some(head) = head.take() {
+                        self.send_down(head).await?;
+                    }
+                    match self.upstream.receive().await {
+                        Ok(buffer) if buffer.is_empty() && body.may_end_here() => {
+                            if chunked {
+                                self.send_down(Buffer::from(last_chunk(&[]))).await?;
+                            }
+                            return Ok(true);
+                        }
+                        Ok(buffer) if !buffer.is_empty() => buffer,
+                        _ => return Err(DownloadError::Truncated),
+                    }
+                }
+            };
+            let received = buffer.len();
+            let decoded = body.feed(&mut buffer).map_err(|_| DownloadError::BadBody)?;
+            let (end, clean) = (decoded.end, decoded.consumed == received);
+            let piece = Piece { buffer, decoded, chunked, trailers: body.trailers() };
+            self.downstream_touched.set(true);
+            let sent = piece.send(self.client, head.take()).await;
+            let sent = sent.map_err(|_| DownloadError::ClientGone)?;
+            self.response_bytes.set(self.response_bytes.get() + sent);
+            self.touch();
+            if end {
+                return Ok(clean);
+            }
+        }
+    }
+
+    async fn send_down(&self, buffer: Buffer) -> Result<(), DownloadError> {
+        self.downstream_touched.set(true);
+        self.response_bytes.set(self.response_bytes.get() + buffer.len() as u64);
+        self.client.send(buffer).await.map_err(|_| DownloadError::ClientGone)
+    }
+}
+
+/// What came behind the first `length` bytes.
+fn behind(bytes: &[u8], length: usize) -> Buffer {
+    let rest = &bytes[length..];
+    let mut buffer = Buffer::with_capacity(rest.len());
+    let fits = buffer.append(rest);
+    debug_assert!(fits, "made to fit");
+    buffer
+}
