@@ -7,6 +7,7 @@ mod connection;
 mod dial;
 mod door;
 mod http1;
+mod inside;
 mod limits;
 mod linger;
 mod reach;

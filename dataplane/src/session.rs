@@ -17,6 +17,7 @@ use sluice_telemetry::access_log::Field;
 
 use crate::connection::{Admitted, Connection};
 use crate::http1;
+use crate::inside::Inside;
 use crate::linger::linger;
 use crate::reach::{Obstacle, reach};
 use crate::record::Record;
@@ -75,6 +76,7 @@ async fn tls<E: Engine>(connection: Admitted<E>, downstream: E::Stream) {
         record.denied(Reason::ProtocolMismatch);
         return refuse_tls(&connection, record, downstream).await;
     }
+    connection.carries(Inside::Tls(route.wanted.host.clone()));
     forward(connection, record, &route, downstream, Some(early)).await;
 }
 

@@ -15,12 +15,13 @@ use std::time::Duration;
 use slab::Slab;
 use sluice_bridge::{Command, Door, DoorPlan, Notice, Records, Retired, Snapshot, WorkerPort};
 use sluice_engine::{Engine, Instant};
-use sluice_policy::{Proof, Reason, UnixSeconds, Verdict};
+use sluice_policy::{Proof, UnixSeconds};
 use sluice_telemetry::{Counter, Family, Gauge, WorkerMetrics, access_log};
 use tokio::sync::mpsc;
 
 use crate::connection::{Connection, Table};
 use crate::door::OpenDoor;
+use crate::inside::Inside;
 use crate::limits::{
     BYTE_COUNT_INTERVAL, POOL_SWEEP_INTERVAL, RECHECK_SLICE, REST_NOTICE_INTERVAL, STOP_TIME_MAX,
 };
@@ -84,13 +85,6 @@ impl<E: Engine> Worker<E> {
     /// Asks the policy in force.
     pub(crate) fn decide(&self, asker: &Rc<Asker>, wanted: Wanted) -> Rc<Route> {
         Rc::new(Route::decide(&self.snapshot(), Rc::clone(asker), wanted, self.unix_seconds()))
-    }
-
-    /// Counts a decision.
-    pub(crate) fn count_decision(&self, route: &Route, protocol: &'static str) {
-        self.metrics.decision(route.decision.verdict.as_str(), route.decision.reason.as_str(), protocol);
-        let shadow = route.decision.shadow;
-        self.metrics.shadow_decision(shadow.verdict.as_str(), shadow.reason.as_str());
     }
 
     /// Hands a finished record to the records thread; a full queue drops it and counts.
@@ -227,6 +221,10 @@ impl<E: Engine> Worker<E> {
         // What nothing is under way on stays; its next request is decided by itself.
         let Some(before) = connection.route.borrow().clone() else { return false };
         let Ok(route) = connection.decide_again(&before) else { return true };
+        // The name is allowed, but another protocol may be declared at its port.
+        if !connection.still_fits(&before, &route) {
+            return true;
+        }
         let refused = |address| self.snapshot().policy.guard(address, route.decision.service).is_err();
         if connection.dialled.get().is_some_and(refused) {
             return true;
@@ -243,7 +241,9 @@ impl<E: Engine> Worker<E> {
             route.wanted.clone(),
             self.unix_seconds(),
         );
-        !route.is_denied() && self.snapshot().policy.guard(dialled, route.decision.service).is_ok()
+        // Only HTTP is pooled, and unencrypted.
+        let fits = Inside::Requests.fits(route.declared_protocol());
+        fits && !route.is_denied() && self.snapshot().policy.guard(dialled, route.decision.service).is_ok()
     }
 
     /// Closes idle upstream connections that are too old or closed by the origin.
@@ -450,9 +450,4 @@ async fn wait_for_end<E: Engine>(worker: &Worker<E>, until: Instant) -> u64 {
         worker.engine.sleep_until(worker.engine.now() + Duration::from_millis(10)).await;
     }
     worker.connections.borrow().len() as u64
-}
-
-/// A decision in which nothing was wanted: bytes that could not be read. Counted like the policy's own.
-pub(crate) fn count_unparsed<E: Engine>(worker: &Worker<E>, reason: Reason, protocol: &'static str) {
-    worker.metrics.decision(Verdict::Deny.as_str(), reason.as_str(), protocol);
 }

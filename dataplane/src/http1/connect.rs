@@ -20,9 +20,10 @@ use super::exchange::{Request, Unacceptable};
 use super::identity::identify;
 use super::{After, Client, Mode};
 use crate::connection::Connection;
+use crate::inside::Inside;
 use crate::reach::{Reached, reach};
 use crate::record::Record;
-use crate::route::{Route, Wanted};
+use crate::route::{Destination, Route, Wanted};
 use crate::session::note_obstacle;
 use crate::sniff::{self, Held, Sniffed};
 use crate::tunnel;
@@ -78,6 +79,7 @@ pub(super) async fn serve<E: Engine>(
         Some(protocol) if protocol.is_http() => return Some(typed_http(client, record, route, reached)),
         Some(_) => {
             let Client { connection, stream, held, .. } = client;
+            connection.carries(Inside::Opaque);
             tunnel::start(connection, record, stream, reached, held);
         }
         None => passing_look(client, record, reached).await,
@@ -126,6 +128,7 @@ async fn typed_tls<E: Engine>(
             note_server_name(&mut record, &hello);
             match inner_route(&connection, &hello, route.wanted.clone()) {
                 Ok(Some(inner)) if !inner.is_denied() && inner.same_rule(route) => {
+                    connection.carries(Inside::Tls(inner.wanted.host.clone()));
                     return tunnel::start(connection, record, stream, reached, Some(early));
                 }
                 _ => Reason::NameMismatch,
@@ -168,7 +171,7 @@ async fn passing_look<E: Engine>(client: Client<E>, mut record: Record<E>, reach
         Some(held) => Some(held),
         None => return look_at_first_bytes(connection, record, stream, reached).await,
     };
-    note_passing_name(&mut record, early.as_deref());
+    connection.carries(note_passing_name(&mut record, early.as_deref()));
     tunnel::start(connection, record, stream, reached, early);
 }
 
@@ -205,7 +208,7 @@ async fn look_at_first_bytes<E: Engine>(
             }
         }
     };
-    note_passing_name(&mut record, from_downstream.as_deref());
+    connection.carries(note_passing_name(&mut record, from_downstream.as_deref()));
     tunnel::start_with(connection, record, stream, reached, from_downstream, from_upstream);
 }
 
@@ -251,11 +254,13 @@ async fn unnamed<E: Engine>(
         return Some((client, After::KeepAlive));
     }
     let Client { connection, stream, .. } = client;
-    let (named, early) = if first.as_deref().is_some_and(|first| first.first() == Some(&22)) {
+    let (named, early, inside) = if first.as_deref().is_some_and(|first| first.first() == Some(&22)) {
         let refused = match sniff::client_hello(&connection, &stream, first).await {
             Ok(Sniffed { hello, early }) => {
                 note_server_name(&mut record, &hello);
-                inner_route(&connection, &hello, by_address.wanted.clone()).map(|route| (route, Some(early)))
+                let inside = tls_of(&hello);
+                inner_route(&connection, &hello, by_address.wanted.clone())
+                    .map(|route| (route, Some(early), inside))
             }
             Err(no_hello) => Err(no_hello.reason().unwrap_or(Reason::Malformed)),
         };
@@ -267,7 +272,7 @@ async fn unnamed<E: Engine>(
             }
         }
     } else {
-        (None, first)
+        (None, first, Inside::Opaque)
     };
     // Without a name the address decides, under the policy that is in force by now.
     let route = named.unwrap_or_else(|| {
@@ -280,7 +285,14 @@ async fn unnamed<E: Engine>(
         stream.reset();
         return None;
     }
+    // What the port is declared to carry holds for an address as it does for a name.
+    if !inside.fits(route.declared_protocol()) {
+        let reason = if early.is_none() { Reason::SniffTimeout } else { Reason::ProtocolMismatch };
+        cut(record, reason, &stream, None);
+        return None;
+    }
     connection.begin(&route);
+    connection.carries(inside);
     match reach(&connection, &route).await {
         Ok(reached) => tunnel::start(connection, record, stream, reached, early),
         Err(obstacle) => {
@@ -356,11 +368,21 @@ fn note_server_name<E: Engine>(record: &mut Record<E>, hello: &ClientHello) {
 }
 
 /// Reads the server name of a tunnel that passes anyway, if its first bytes hold it.
-fn note_passing_name<E: Engine>(record: &mut Record<E>, early: Option<&[u8]>) {
-    let Some(early) = early.filter(|early| early.first() == Some(&22)) else { return };
+fn note_passing_name<E: Engine>(record: &mut Record<E>, early: Option<&[u8]>) -> Inside {
+    let Some(early) = early.filter(|early| early.first() == Some(&22)) else { return Inside::Opaque };
     let mut parser = HelloParser::new(early.len());
-    if let Ok(Some(hello)) = parser.feed(early) {
-        note_server_name(record, &hello);
+    let Ok(Some(hello)) = parser.feed(early) else { return Inside::Opaque };
+    note_server_name(record, &hello);
+    tls_of(&hello)
+}
+
+fn tls_of(hello: &ClientHello) -> Inside {
+    let mut scratch = HostBuf::new();
+    let name = hello.server_name.as_ref().map(|name| parse_host(name.as_bytes(), &mut scratch));
+    match name {
+        None => Inside::Tls(None),
+        Some(Ok(host)) => Inside::Tls(Some(Destination::from_host(host))),
+        Some(Err(_)) => Inside::Opaque,
     }
 }
 

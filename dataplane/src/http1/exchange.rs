@@ -13,6 +13,7 @@ use super::answer::{self, Answer};
 use super::identity::{identify, request_id};
 use super::response::{self, Outcome};
 use super::{After, Client, Mode, connect, reparse};
+use crate::inside::Inside;
 use crate::reach::{self, Obstacle};
 use crate::record::Record;
 use crate::route::{Asker, Route, Wanted};
@@ -71,6 +72,9 @@ impl Request<'_> {
         if let Err(reason) = admissible(client, &route) {
             return self.deny(client, record, &route, reason, None).await;
         }
+        if self.head.max_forwards() == Some(0) {
+            return self.last_hop(client, record).await;
+        }
         let mut fresh = false;
         loop {
             let reached = match self.acquire(client, &route, fresh).await {
@@ -120,6 +124,21 @@ impl Request<'_> {
                 }
             }
         }
+    }
+
+    /// The answer to an OPTIONS or TRACE that was to come no further than here (RFC 9110 §7.6.2). A TRACE is not
+    /// reflected: what a client sends may hold secrets, and a script that made it could read them.
+    async fn last_hop<E: Engine>(&self, client: &Client<E>, record: &mut Record<E>) -> After {
+        record.details("direct_response");
+        let status = if self.head.method == Method::Trace { 405 } else { 200 };
+        let allow = "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
+        let text = "Max-Forwards ends this request at the gateway";
+        self.send(
+            client,
+            record,
+            Answer { status, text, header: Some(("Allow", allow)), ..self.draft(client) },
+        )
+        .await
     }
 
     fn may_be_sent_again(&self) -> bool {
@@ -197,6 +216,7 @@ impl Request<'_> {
     ) -> Result<Acquired<E>, Obstacle> {
         let connection = &client.connection;
         connection.begin(route);
+        connection.carries(Inside::Requests);
         let (route, candidates) = reach::addresses(connection, route).await?;
         connection.phase.set(Phase::Http);
         let key = |dialled| Key {
@@ -403,7 +423,7 @@ fn admissible<E: Engine>(client: &Client<E>, route: &Route) -> Result<(), Reason
         return Err(route.reason());
     }
     // Plain HTTP to a port where TLS is declared would leave the gateway unencrypted.
-    if route.declared_protocol().is_some_and(sluice_policy::Protocol::is_tls) {
+    if !Inside::Requests.fits(route.declared_protocol()) {
         return Err(Reason::ProtocolMismatch);
     }
     Ok(())
