@@ -3,9 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::SystemTime;
 
-use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use sluice_bridge::limits::Bounds;
 use sluice_config::{AccessLog, EngineChoice, Source};
 use sluice_controlplane::{
@@ -41,6 +42,7 @@ fn failure(exit: Exit, what: impl ToString) -> Failure {
 
 fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Failure> {
     outlive_early_signals();
+    let starting = end_on_early_signals();
     let loaded_at = SystemTime::now();
     let loaded = sluice_config::load(source).map_err(|refused| {
         check::print_report(&refused);
@@ -80,6 +82,7 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         StartError::AccessLog(_) => failure(Exit::Usage, error),
         other => failure(Exit::Internal, other),
     })?;
+    starting.store(false, SeqCst);
     report::print(&report::Facts {
         product: product.name,
         first: running.first(),
@@ -111,6 +114,21 @@ fn outlive_early_signals() {
             tracing::warn!(signal, %error, "a signal during the start would end the process");
         }
     }
+}
+
+/// Process 1 of a container ignores a signal that it does not handle: without this an order to end would be lost while a large
+/// registry loads, and the supervisor would wait for its deadline and kill. Nothing has been served yet, so there is nothing to
+/// drain. While the returned flag is true they end the process with [`Exit::Ok`]; once it is false they are the control plane's.
+fn end_on_early_signals() -> Arc<AtomicBool> {
+    let starting = Arc::new(AtomicBool::new(true));
+    for signal in [SIGTERM, SIGINT] {
+        let ends =
+            signal_hook::flag::register_conditional_shutdown(signal, Exit::Ok as i32, starting.clone());
+        if let Err(error) = ends {
+            tracing::warn!(signal, %error, "this signal may be lost during the start");
+        }
+    }
+    starting
 }
 
 fn choose_engine(product: &Product, choice: EngineChoice) -> Result<Chosen, Failure> {

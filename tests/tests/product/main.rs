@@ -11,6 +11,7 @@ mod hellos;
 mod http1;
 mod logs;
 mod names;
+mod packaging;
 mod parity;
 mod reach;
 mod rebinding;

@@ -185,7 +185,7 @@ fn a_drain_ends_at_its_deadline_and_a_second_signal_ends_it_at_once() {
 }
 
 /// An origin that answers once it is told to.
-fn held_origin() -> (Origin, std::sync::mpsc::Sender<()>) {
+pub(crate) fn held_origin() -> (Origin, std::sync::mpsc::Sender<()>) {
     let (release, wait) = std::sync::mpsc::channel();
     let wait = std::sync::Mutex::new(wait);
     let origin = Origin::start(move |peer| {
