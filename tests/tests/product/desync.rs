@@ -220,11 +220,25 @@ fn every_flow_counts_one_decision() {
     let origin = Origin::http("x");
     let config = allow_any()
         + &Service::new("a", "a.test").port(80, "HTTP", origin.address()).toml()
-        + &Service::new("t", "t.test").port(443, "TLS", origin.address()).toml();
+        + &Service::new("t", "t.test")
+            .port(443, "TLS", origin.address())
+            .port(9000, "TCP", origin.address())
+            .toml();
     let gateway = Gateway::start(&config);
     let decisions = |parts: &[&str]| gateway.metric("egress_policy_decisions_total", parts);
     type Step<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
-    let steps: [Step<'_>; 6] = [
+    let steps: [Step<'_>; 7] = [
+        (
+            "a tunnel from its start to its end",
+            &|| {
+                let mut client = gateway.client();
+                assert_eq!(client.connect_to("t.test:9000").status, 200);
+                client.finish();
+                client.expect_end(Ending::Closed);
+                let _ = gateway.first_entry();
+            },
+            &["allow", "registered", "connect"],
+        ),
         ("allowed", &|| drop(gateway.client().get("http://a.test/")), &["allow", "registered", "http"]),
         ("a literal", &|| drop(gateway.client().get("http://10.1.2.3/")), &["deny", "guard", "http"]),
         ("a name", &|| drop(gateway.client().get("http://localhost:1/")), &["deny", "guard", "http"]),
