@@ -52,10 +52,12 @@ pub(crate) struct Worker<E: Engine> {
     config: WorkerConfig,
     draining: Cell<bool>,
     stopped: Cell<bool>,
-    /// What of the engine's count of promotions the metrics have been told.
-    promotions_told: Cell<u64>,
+    /// What of the engine's counts of promotions and demotions the metrics have been told.
+    splices_told: Cell<(u64, u64)>,
     /// Doors that rest because the worker is full.
     resting: RefCell<Vec<Waker>>,
+    /// The log has heard that the worker is full, and not yet that it is no longer.
+    full_is_told: Cell<bool>,
     /// When the log was last told that the worker is full.
     full_told: Cell<Option<Instant>>,
     /// When the log was last told that accept fails.
@@ -111,8 +113,8 @@ impl<E: Engine> Worker<E> {
             return;
         }
         self.metrics.add(Counter::ConnectionLimitReached, 1);
-        let tells = self.may_tell_of_rest(&self.full_told);
-        if tells {
+        if !self.full_is_told.get() && self.may_tell_of_rest(&self.full_told) {
+            self.full_is_told.set(true);
             self.notify(Notice::AtConnectionLimit(true));
         }
         poll_fn(|cx| {
@@ -123,9 +125,6 @@ impl<E: Engine> Worker<E> {
             Poll::Pending
         })
         .await;
-        if tells {
-            self.notify(Notice::AtConnectionLimit(false));
-        }
     }
 
     /// Whether the log may hear again that doors rest: at a limit they do with every connection that comes and goes.
@@ -167,6 +166,10 @@ impl<E: Engine> Worker<E> {
         let active = self.metrics.series(Family::ActiveConnections, &[&door.name]);
         self.metrics.add_to(active, -1);
 
+        // Said by whoever leaves, not by the door that rests: a door may close meanwhile.
+        if self.connections.borrow().len() < self.config.connections_max && self.full_is_told.take() {
+            self.notify(Notice::AtConnectionLimit(false));
+        }
         if !self.resting.borrow().is_empty() {
             self.resting.take().into_iter().for_each(Waker::wake);
         }
@@ -270,8 +273,10 @@ impl<E: Engine> Worker<E> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.set(Gauge::UpstreamPoolIdle, gauge(self.pool.len()));
         self.metrics.set(Gauge::SplicedDirections, gauge(stats.splicing));
-        let told = self.promotions_told.replace(stats.splice_promotions);
-        self.metrics.add(Counter::RelaySplicePromotions, stats.splice_promotions - told);
+        let (promotions, demotions) =
+            self.splices_told.replace((stats.splice_promotions, stats.splice_demotions));
+        self.metrics.add(Counter::RelaySplicePromotions, stats.splice_promotions - promotions);
+        self.metrics.add(Counter::RelaySpliceDemotions, stats.splice_demotions - demotions);
     }
 }
 
@@ -297,8 +302,9 @@ pub async fn run_worker<E: Engine>(
         config,
         draining: Cell::new(false),
         stopped: Cell::new(false),
-        promotions_told: Cell::new(0),
+        splices_told: Cell::new((0, 0)),
         resting: RefCell::new(Vec::new()),
+        full_is_told: Cell::new(false),
         full_told: Cell::new(None),
         accept_fails_told: Cell::new(None),
         engine,

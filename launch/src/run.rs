@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use sluice_bridge::limits::Bounds;
-use sluice_config::{AccessLog, EngineChoice, Source};
+use sluice_config::{AccessLog, EngineChoice, Plan, Source};
+use sluice_controlplane::descriptors::Budget;
 use sluice_controlplane::{
     Ending, Listeners, LogWriter, MakeLogWriter, Setup, StartError, StreamWriter, dns, publish,
 };
@@ -56,12 +57,14 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
     let configured = plan.dataplane.cores.as_deref();
     let (cores, cores_why) = cores::for_workers(product.workers, configured, &allowed, cores::quota())
         .map_err(|refused| failure(Exit::Usage, refused))?;
+    let budget = divide(&plan, descriptors, cores.len())?;
     let listeners =
         Listeners::bind(&plan, cores.len()).map_err(|refused| failure(Exit::Unavailable, refused))?;
     let addresses = report::Addresses::of(&plan, &listeners);
 
     let busy_poll = plan.dataplane.busy_poll;
-    let connections_max = publish::connections_max(&plan.limits, descriptors).div_ceil(cores.len());
+    let connections_max = budget.connections_per_worker;
+    let pipes_max = budget.pipes_per_worker;
     let registry = Registry::new(publish::telemetry_settings(&plan));
     let (worker_ports, ports): (Vec<_>, Vec<_>) =
         (0..cores.len()).map(|index| sluice_bridge::pair(index, &Bounds::default())).unzip();
@@ -73,7 +76,7 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         ports,
         registry: registry.clone(),
         make_writer: log_writer(product),
-        descriptors,
+        budget,
         engine: (chosen.kind.as_str(), chosen.reason.to_owned()),
         resolv_conf: PathBuf::from(dns::RESOLV_CONF),
         signals: true,
@@ -93,7 +96,7 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         descriptors,
     });
     for (port, core) in worker_ports.into_iter().zip(cores) {
-        let worker = Worker { port, metrics: registry.worker(), core, connections_max, busy_poll };
+        let worker = Worker { port, metrics: registry.worker(), core, connections_max, pipes_max, busy_poll };
         // Not joined: the control plane sees their end, and whatever still hangs ends with the process.
         worker::start(product, worker, chosen.kind).map_err(|error| failure(Exit::Internal, error))?;
     }
@@ -104,6 +107,21 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         }
         Err(error) => Err(failure(Exit::Internal, error)),
     }
+}
+
+/// How many of the open files are whose. A small limit is told: it makes connections few.
+fn divide(plan: &Plan, descriptors: u64, workers: usize) -> Result<Budget, Failure> {
+    let budget = Budget::divide(&plan.limits, descriptors, workers, plan.doors.len())
+        .map_err(|refused| failure(Exit::Unavailable, refused))?;
+    if budget.reduced {
+        tracing::warn!(
+            open_files = descriptors,
+            connections_max = budget.connections_max,
+            remedy = "raise LimitNOFILE= (systemd) or --ulimit nofile= (containers) to 1048576",
+            "the limit of open files is small: fewer connections than limits.connections_percent_max says"
+        );
+    }
+    Ok(budget)
 }
 
 /// Until the control plane listens, an order to reload or to open logs anew would kill the process, and a large registry

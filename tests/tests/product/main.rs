@@ -3,6 +3,7 @@
 mod admin;
 mod cli;
 mod denials;
+mod descriptors;
 mod desync;
 mod dns;
 mod doors;
