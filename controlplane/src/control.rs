@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::admin::{self, Scope};
 use crate::clock;
 use crate::counts::Counts;
+use crate::descriptors::Budget;
 use crate::dns;
 use crate::doors::Bound;
 use crate::heavy::JobLost;
@@ -56,7 +57,7 @@ pub(crate) struct Control {
     pub(crate) doors: HashMap<SocketAddr, SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) prometheus: Option<(SocketAddr, JoinHandle<()>)>,
-    pub(crate) descriptors: u64,
+    pub(crate) budget: Budget,
     pub(crate) workers: Vec<Worker>,
     pub(crate) dns: mpsc::Sender<dns::Input>,
     pub(crate) records: Records,
@@ -234,7 +235,8 @@ impl Control {
             admin: self.admin,
             prometheus: self.prometheus.as_ref().map(|(address, _)| *address),
             workers: self.workers.len(),
-            descriptors: self.descriptors,
+            budget: self.budget,
+            spares: Arc::clone(&self.status.spares),
         };
         let (heavy, make_writer) = (self.status.heavy.clone(), Arc::clone(&self.make_writer));
         self.preparing = Some(tokio::spawn(reload::prepare(basis, heavy, make_writer)));
@@ -367,6 +369,7 @@ impl Control {
 
     /// A rule that expires counts as a change: the same snapshot again makes the workers decide every flow anew.
     async fn check_expiry(&mut self) -> Result<Option<Ending>, Stuck> {
+        self.status.spares.refill();
         let now = clock::now();
         if self.expiry_due.is_some_and(|due| due <= now) {
             let snapshot = self.status.current().snapshot;

@@ -78,8 +78,6 @@ impl DnsCounts {
 }
 
 impl Observer for DnsCounts {
-    fn question(&self, _cached: bool) {}
-
     fn lookup(&self, outcome: Result<(), DnsFailure>, stale: bool, took_ms: u64) {
         let word = outcome.map_or_else(DnsFailure::as_str, |()| "ok");
         self.metrics.count(Family::DnsQueries, &[word], 1);

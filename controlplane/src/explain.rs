@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sluice_config::{Auth, Plan};
 use sluice_policy::{
-    Cidr, Decision, HostBuf, Identity, Proof, Request, Snapshot, Source, Trail, UnixSeconds, WorkloadInput,
-    parse_host,
+    Cidr, Decision, HostBuf, Identity, Proof, Reason, Request, Snapshot, Source, Step, Trail, UnixSeconds,
+    WorkloadInput, parse_host,
 };
 
 /// The question, as it is typed.
@@ -32,14 +32,6 @@ pub enum QuestionError {
     /// The destination is neither URL nor host:port.
     #[error("to={0:?}: give a URL such as https://example.org, or host:port")]
     To(String),
-    /// The destination's host is no host.
-    #[error("to={to:?}: the host {error}; the gateway denies such a request: malformed")]
-    Host {
-        /// As typed.
-        to: String,
-        /// What is wrong.
-        error: sluice_policy::HostError,
-    },
     /// The original destination is no socket address.
     #[error("original={0:?}: give ip:port")]
     Original(String),
@@ -71,12 +63,15 @@ pub fn explain(
     let asker = Asker::find(policy, plan, question.from)?;
     let (host, port) = destination(question.to)?;
     let mut buffer = HostBuf::new();
-    let host = parse_host(host.as_bytes(), &mut buffer)
-        .map_err(|error| QuestionError::Host { to: question.to.to_owned(), error })?;
+    let host = parse_host(host.as_bytes(), &mut buffer);
     let original = question
         .original
         .map(|text| text.parse::<SocketAddr>().map_err(|_| QuestionError::Original(text.to_owned())))
         .transpose()?;
+    let host = match host {
+        Ok(host) => host,
+        Err(error) => return Ok(Answer::malformed(asker.assumed, &error)),
+    };
     let source = Source { proof: asker.proof, identity: asker.identity.as_deref(), address: asker.address };
     let request = Request { source, host: Some(host), original, port, bound: None };
     let (decision, trail) = sluice_policy::explain(policy, &request, now);
@@ -93,6 +88,13 @@ pub fn explain(
 }
 
 impl Answer {
+    /// The gateway's answer to a host that is none: it denies the request without asking the policy.
+    fn malformed(assumed: String, error: &sluice_policy::HostError) -> Self {
+        let step = Step { about: "host", found: format!("it {error}"), origin: None, change: None };
+        let trail = Trail { steps: vec![step] };
+        Self { decision: Decision::denied(Reason::Malformed), trail, assumed, service: None, matched: None }
+    }
+
     /// Whether the flow may go on.
     pub fn passes(&self) -> bool {
         self.decision.passes()
@@ -367,7 +369,19 @@ mod tests {
     fn what_cannot_be_read_is_said() {
         assert!(matches!(ask(Some("idgen"), "a.test:1"), Err(QuestionError::From(_))));
         assert!(matches!(ask(Some("spiffe://x/y"), "a.test:1"), Err(QuestionError::From(_))));
-        assert!(matches!(ask(None, "a..test:1"), Err(QuestionError::Host { .. })));
+    }
+
+    #[test]
+    fn a_host_that_is_none_is_denied_as_malformed() {
+        for to in ["a..test:1", "http://0x7f.1/", "https://[a.test]", "http://\u{430}.test"] {
+            let answer = ask(None, to).expect("an answer");
+            assert!(
+                !answer.passes() && answer.to_string().starts_with("deny: malformed\n"),
+                "{to}: {answer}"
+            );
+            assert_eq!(answer.to_json()["reason"], json!("malformed"));
+            assert!(answer.to_string().contains("host "), "{answer}");
+        }
     }
 
     #[test]

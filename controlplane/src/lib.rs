@@ -9,6 +9,7 @@ pub mod backlog;
 mod clock;
 mod control;
 mod counts;
+pub mod descriptors;
 pub mod dns;
 pub mod doors;
 pub mod explain;

@@ -10,7 +10,7 @@ pub const RESOLUTION_DELAY_MS: u64 = 50;
 pub const PARTIAL_TTL_MAX_MS: u64 = 10_000;
 /// How long a failure of the servers is believed before they are asked again, in milliseconds.
 pub const DNS_FAILURE_TTL_MS: u64 = 1_000;
-/// Names being asked for at the same time.
+/// Names being asked for at the same time, where there are descriptors for so many.
 pub const LOOKUPS_MAX: usize = 256;
 /// Names waiting for a free place among those.
 pub const LOOKUPS_WAITING_MAX: usize = 4096;
@@ -79,5 +79,16 @@ pub const RECORDS_FINISH_MS: u64 = 2_000;
 /// The same when a second signal asks for the end at once, in milliseconds.
 pub const RECORDS_FINISH_AT_ONCE_MS: u64 = 200;
 
-/// Descriptors that the gateway needs for itself whatever goes on: rings, doors, wake-ups, logs, standard streams.
-pub const DESCRIPTORS_OF_OUR_OWN: u64 = 48;
+/// Descriptors that the process needs whatever goes on: standard streams, runtimes and their wake-ups, signals, the file
+/// watcher, the admin and metrics listeners, the access log and its ring. 19 are open with all of that.
+pub const DESCRIPTORS_OF_OUR_OWN: u64 = 24;
+/// Descriptors of a worker's engine: its ring or epoll instance, wake-ups.
+pub const DESCRIPTORS_PER_WORKER: u64 = 4;
+/// Descriptors of one worker's listener: itself, and the connections that the io_uring engine accepts ahead.
+pub const DESCRIPTORS_PER_LISTENER: u64 = 9;
+/// Sockets of one name that is being asked for: two families, two servers side by side, each asked once more.
+pub const DESCRIPTORS_PER_LOOKUP: u64 = 8;
+/// Pipes for splice(2) that any engine keeps per worker at most.
+pub const PIPES_PER_WORKER_MAX: usize = 128;
+/// Descriptors held back for control that the admin API leaves to a reload.
+pub const RELOAD_DESCRIPTORS: usize = 4;

@@ -9,7 +9,7 @@ use sluice_config as config;
 use sluice_config::Plan;
 use sluice_telemetry as telemetry;
 
-use crate::limits::DESCRIPTORS_OF_OUR_OWN;
+use crate::descriptors::Budget;
 
 /// What a snapshot needs beyond the plan.
 #[derive(Clone, Debug)]
@@ -18,8 +18,8 @@ pub struct Surroundings {
     pub listeners: Vec<SocketAddr>,
     /// This host's own addresses.
     pub local_addresses: Vec<IpAddr>,
-    /// The descriptor limit in force.
-    pub descriptors: u64,
+    /// How the limit of open files is divided.
+    pub budget: Budget,
 }
 
 /// Why a checked plan cannot be published.
@@ -57,7 +57,7 @@ pub fn snapshot(
     Ok(bridge::Snapshot {
         generation,
         policy,
-        limits: limits(&plan.limits, surroundings.descriptors),
+        limits: limits(&plan.limits, &surroundings.budget),
         deny: bridge::Deny { contact: plan.deny.contact.clone() },
         credentials: credentials.build(),
         dns: dns(&plan.dns),
@@ -70,16 +70,7 @@ pub fn snapshot(
     })
 }
 
-/// Connections at most, of all workers together: the configured share of the descriptor limit, and never so many that
-/// the descriptors kept for control could be taken (a connection needs two).
-pub fn connections_max(limits: &config::Limits, descriptors: u64) -> usize {
-    let share = descriptors.saturating_mul(u64::from(limits.connections_percent_max)) / 100;
-    let kept = u64::from(limits.control_descriptors) + DESCRIPTORS_OF_OUR_OWN;
-    let pairs = descriptors.saturating_sub(kept) / 2;
-    usize::try_from(share.min(pairs)).unwrap_or(usize::MAX).max(1)
-}
-
-fn limits(limits: &config::Limits, descriptors: u64) -> bridge::Limits {
+fn limits(limits: &config::Limits, budget: &Budget) -> bridge::Limits {
     bridge::Limits {
         request_head_timeout_ms: limits.request_head_timeout_ms,
         head_bytes_max: limits.request_head_bytes_max,
@@ -93,8 +84,8 @@ fn limits(limits: &config::Limits, descriptors: u64) -> bridge::Limits {
         tunnel_idle_timeout_ms: limits.tunnel_idle_timeout_ms,
         half_closed_timeout_ms: limits.half_closed_timeout_ms,
         drain_timeout_ms: limits.drain_timeout_ms,
-        connections_max: Some(connections_max(limits, descriptors)),
-        control_descriptors: usize::try_from(limits.control_descriptors).unwrap_or(usize::MAX),
+        connections_max: Some(budget.connections_max),
+        control_descriptors: budget.spares,
         ..bridge::Limits::default()
     }
 }
@@ -176,17 +167,21 @@ mod tests {
         config::load(&config::Source::isolated(None)).expect("defaults are a configuration").plan
     }
 
+    fn budget(plan: &Plan) -> Budget {
+        Budget::divide(&plan.limits, 10_000, 1, 1).expect("plenty")
+    }
+
     #[test]
     fn the_default_plan_becomes_a_snapshot() {
         let plan = plan();
         let surroundings =
-            Surroundings { listeners: Vec::new(), local_addresses: Vec::new(), descriptors: 1000 };
+            Surroundings { listeners: Vec::new(), local_addresses: Vec::new(), budget: budget(&plan) };
         let snapshot = snapshot(&plan, 1, &surroundings).expect("publishes");
         assert_eq!(snapshot.generation, 1);
-        assert_eq!(snapshot.limits.connections_max, Some(450));
+        assert_eq!(snapshot.limits.connections_max, Some(4500));
         assert_eq!(
             snapshot.limits,
-            bridge::Limits { connections_max: Some(450), ..bridge::Limits::default() },
+            bridge::Limits { connections_max: Some(4500), ..bridge::Limits::default() },
             "both crates have the same defaults"
         );
         assert_eq!(snapshot.dns, bridge::DnsSettings::default(), "likewise");
@@ -194,10 +189,11 @@ mod tests {
 
     #[test]
     fn our_own_listeners_are_guarded_at_the_ports_they_got() {
+        let plan = plan();
         let own: SocketAddr = "127.0.0.1:40000".parse().expect("an address");
         let surroundings =
-            Surroundings { listeners: vec![own], local_addresses: Vec::new(), descriptors: 1000 };
-        let snapshot = snapshot(&plan(), 1, &surroundings).expect("publishes");
+            Surroundings { listeners: vec![own], local_addresses: Vec::new(), budget: budget(&plan) };
+        let snapshot = snapshot(&plan, 1, &surroundings).expect("publishes");
         assert!(snapshot.policy.guard(own, None).is_err());
     }
 }

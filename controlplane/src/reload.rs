@@ -11,9 +11,10 @@ use std::time::Duration;
 use sluice_bridge::Snapshot;
 use sluice_config::{AccessLog, Diff, Plan, Problem, Report, Source};
 
+use crate::descriptors::{Budget, Spares};
 use crate::doors::{self, BindError, Bound};
 use crate::heavy::{Heavy, JobLost};
-use crate::limits::{DOOR_CLOSING_WAIT_MS, DOOR_CLOSING_WAITS};
+use crate::limits::{DOOR_CLOSING_WAIT_MS, DOOR_CLOSING_WAITS, RELOAD_DESCRIPTORS};
 use crate::local;
 use crate::publish::{self, PublishError, Surroundings};
 use crate::records::LogWriter;
@@ -38,8 +39,10 @@ pub(crate) struct Basis {
     pub(crate) prometheus: Option<SocketAddr>,
     /// Listeners per door.
     pub(crate) workers: usize,
-    /// The descriptor limit in force.
-    pub(crate) descriptors: u64,
+    /// How the limit of open files is divided.
+    pub(crate) budget: Budget,
+    /// Descriptors to read files with when there are no others.
+    pub(crate) spares: Arc<Spares>,
 }
 
 /// A new configuration, ready to be put in force.
@@ -92,9 +95,9 @@ pub(crate) async fn prepare(
     make_writer: MakeLogWriter,
 ) -> Result<Prepared, ReloadError> {
     let source = Source { now: crate::clock::now(), ..basis.source.clone() };
-    let old = Arc::clone(&basis.plan);
+    let (old, spares) = (Arc::clone(&basis.plan), Arc::clone(&basis.spares));
     let load = move || {
-        let loaded = sluice_config::load(&source)?;
+        let loaded = spares.lend(RELOAD_DESCRIPTORS, || sluice_config::load(&source))?;
         let diff = sluice_config::diff(&old, &loaded.plan);
         Ok::<_, Report>((loaded, diff))
     };
@@ -107,6 +110,10 @@ pub(crate) async fn prepare(
     let percent = basis.plan.limits.connections_percent_max;
     if std::mem::replace(&mut plan.limits.connections_percent_max, percent) != percent {
         diff.needs_restart.push("limits.connections_percent_max");
+    }
+    let spares = basis.plan.limits.control_descriptors;
+    if std::mem::replace(&mut plan.limits.control_descriptors, spares) != spares {
+        diff.needs_restart.push("limits.control_descriptors");
     }
     if diff.telemetry && !diff.needs_restart.iter().any(|key| key.starts_with("telemetry.")) {
         diff.needs_restart.push("telemetry");
@@ -141,10 +148,10 @@ pub(crate) async fn prepare(
     let mut listeners: Vec<SocketAddr> = doors.values().copied().collect();
     listeners.push(basis.admin);
     listeners.extend(prometheus_address);
-    let (generation, descriptors) = (basis.generation, basis.descriptors);
+    let (generation, budget) = (basis.generation, basis.budget);
     let (plan, snapshot) = heavy
         .run(move || {
-            let surroundings = Surroundings { listeners, local_addresses: local::addresses(), descriptors };
+            let surroundings = Surroundings { listeners, local_addresses: local::addresses(), budget };
             let snapshot = publish::snapshot(&plan, generation, &surroundings);
             (plan, snapshot)
         })

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::admin::{self, Scope};
 use crate::control::{Control, Ending, Heard, Worker, serve_prometheus};
 use crate::counts::{Counts, DnsCounts, renderer};
+use crate::descriptors::Budget;
 use crate::doors::{self, BindError, Bound};
 use crate::heavy::Heavy;
 use crate::limits::{DNS_INPUTS_MAX, NOTICES_MAX, ORDERS_MAX, RECORDS_FINISH_AT_ONCE_MS, RECORDS_FINISH_MS};
@@ -87,8 +88,8 @@ pub struct Setup {
     pub registry: Registry,
     /// How access-log lines are written.
     pub make_writer: MakeLogWriter,
-    /// The descriptor limit in force.
-    pub descriptors: u64,
+    /// How the limit of open files is divided.
+    pub budget: Budget,
     /// Which engine runs and why, for metrics.
     pub engine: (&'static str, String),
     /// Where the system names its DNS servers.
@@ -186,13 +187,13 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
         ports,
         registry,
         make_writer,
-        descriptors,
+        budget,
         engine,
         resolv_conf,
         signals,
     } = setup;
     let surroundings =
-        Surroundings { listeners: listeners.addresses(), local_addresses: local::addresses(), descriptors };
+        Surroundings { listeners: listeners.addresses(), local_addresses: local::addresses(), budget };
     let snapshot = Arc::new(publish::snapshot(&plan, 1, &surroundings)?);
     let writer = make_writer(&plan.access_log).map_err(StartError::AccessLog)?;
     let mut ends = Ends::of(ports);
@@ -203,7 +204,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
     counts.published(&snapshot);
     let first = Current { plan: Arc::new(plan), snapshot };
     let metrics = renderer(registry.clone(), records.stats(), heavy.clone(), ends.commands.clone());
-    let status = Arc::new(Status::new(first.clone(), ends.commands.clone(), heavy, metrics));
+    let status = Arc::new(Status::new(first.clone(), ends.commands.clone(), heavy, metrics, budget.spares));
     let (orders, order_queue) = mpsc::channel(ORDERS_MAX);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::System)?;
@@ -212,7 +213,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
         signals::listen(orders.clone()).map_err(StartError::System)?;
     }
     let parts =
-        Parts { status, source, loaded_at, descriptors, records, make_writer, counts, registry, resolv_conf };
+        Parts { status, source, loaded_at, budget, records, make_writer, counts, registry, resolv_conf };
     let thread = Builder::new()
         .name("control".into())
         .spawn(move || {
@@ -235,7 +236,7 @@ struct Parts {
     status: Arc<Status>,
     source: Source,
     loaded_at: SystemTime,
-    descriptors: u64,
+    budget: Budget,
     records: Records,
     make_writer: MakeLogWriter,
     counts: Counts,
@@ -254,7 +255,9 @@ async fn run(
     let (dns, dns_inputs) = mpsc::channel(DNS_INPUTS_MAX);
     let dns_counts = DnsCounts::new(&parts.registry);
     let settings = current.snapshot.dns.clone();
-    let service = dns::Service::new(settings, &parts.resolv_conf, ends.commands.clone(), dns_counts);
+    let lookups_max = parts.budget.lookups_max;
+    let service =
+        dns::Service::new(settings, &parts.resolv_conf, ends.commands.clone(), lookups_max, dns_counts);
     tokio::spawn(service.run(dns_inputs));
     let workers = ends
         .commands
@@ -278,7 +281,7 @@ async fn run(
         source: parts.source,
         doors,
         admin: admin_address,
-        descriptors: parts.descriptors,
+        budget: parts.budget,
         workers,
         dns,
         records: parts.records,

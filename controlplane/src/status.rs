@@ -7,6 +7,7 @@ use sluice_bridge::{Command, Snapshot};
 use sluice_config::Plan;
 use tokio::sync::mpsc;
 
+use crate::descriptors::Spares;
 use crate::heavy::Heavy;
 
 /// Writes the metrics in Prometheus' text format.
@@ -50,20 +51,23 @@ pub struct Status {
     pub workers: Vec<mpsc::Sender<Command>>,
     /// Where what takes time is done.
     pub heavy: Heavy,
+    /// Descriptors for when there are no others.
+    pub spares: Arc<Spares>,
     /// How metrics are written.
     pub metrics: RenderMetrics,
 }
 
 impl Status {
-    /// The state at start.
+    /// The state at start; `spares` descriptors are held back from now on.
     pub fn new(
         current: Current,
         workers: Vec<mpsc::Sender<Command>>,
         heavy: Heavy,
         metrics: RenderMetrics,
+        spares: usize,
     ) -> Self {
         let (phase, current) = (RwLock::new(Phase::Starting), RwLock::new(current));
-        Self { phase, current, workers, heavy, metrics }
+        Self { phase, current, workers, heavy, spares: Arc::new(Spares::hold(spares)), metrics }
     }
 
     /// Where the gateway is in its life.

@@ -12,6 +12,7 @@ use sluice_bridge::limits::Bounds;
 use sluice_bridge::{Command, DnsQuestion, Door, Notice, Snapshot, WorkerPort};
 use sluice_config::Source;
 use sluice_controlplane::backlog::{Batch, LogStats};
+use sluice_controlplane::descriptors::Budget;
 use sluice_controlplane::{Ending, Listeners, LogWriter, Order, Running, Setup, start};
 use sluice_policy::Mode;
 use sluice_telemetry::{Registry, Settings};
@@ -70,6 +71,7 @@ impl Rig {
         let loaded_at = std::time::SystemTime::now();
         let plan = sluice_config::load(&source).unwrap().plan;
         let listeners = Listeners::bind(&plan, 2).unwrap();
+        let budget = Budget::divide(&plan.limits, 20_000, 2, plan.doors.len()).unwrap();
         let admin = listeners.admin.local_addr().unwrap();
         let (workers, ports) = (0..2).map(|index| sluice_bridge::pair(index, &Bounds::default())).unzip();
         let (kept, made) = (Kept::default(), Arc::new(Mutex::new(0)));
@@ -85,7 +87,7 @@ impl Rig {
                 *count.lock().unwrap() += 1;
                 Ok(Box::new(writer.clone()))
             }),
-            descriptors: 1000,
+            budget,
             engine: ("epoll", "configured".to_owned()),
             resolv_conf: PathBuf::from("/nonexistent"),
             signals: false,
@@ -188,7 +190,7 @@ fn ready_once_every_worker_has_the_first_snapshot() {
     assert!(rig.get("/readyz").contains("starting"));
     let snapshot = rig.adopt_first();
     assert_eq!((snapshot.generation, snapshot.policy.mode()), (1, Mode::RegistryOnly));
-    assert_eq!(snapshot.limits.connections_max, Some(450));
+    assert_eq!(snapshot.limits.connections_max, Some(9000));
     assert!(snapshot.policy.guard(rig.admin, None).is_err(), "our own admin API is never dialled");
     rig.eventually("ready", "/readyz", "ready");
     rig.eventually("metrics", "/metrics", "egress_config_generation 1");

@@ -17,7 +17,8 @@ use sluice_engine::{Abort, Engine, Instant, Stream};
 use sluice_policy::{Proof, Reason};
 use sluice_relay::Counters;
 
-use crate::route::{Asker, Route};
+use crate::carried::Carried;
+use crate::route::{Asker, Route, Wanted};
 use crate::worker::Worker;
 
 type AbortOf<E> = <<E as Engine>::Stream as Stream>::Abort;
@@ -39,6 +40,8 @@ pub(crate) struct Connection<E: Engine> {
     pub(crate) asker: RefCell<Rc<Asker>>,
     /// What is being done for it now; none between two requests.
     pub(crate) route: RefCell<Option<Rc<Route>>>,
+    /// What that was seen to carry.
+    carried: RefCell<Carried>,
     /// The address that the present flow dialled.
     pub(crate) dialled: Cell<Option<SocketAddr>>,
     pub(crate) phase: Cell<Phase>,
@@ -74,6 +77,7 @@ impl<E: Engine> Connection<E> {
             opened: worker.engine.now(),
             asker: RefCell::new(Rc::new(worker.identify_address(peer, Proof::Address))),
             route: RefCell::new(None),
+            carried: RefCell::default(),
             dialled: Cell::new(None),
             phase: Cell::new(Phase::Sniffing),
             protocol: Cell::new(door.kind.as_str()),
@@ -110,6 +114,19 @@ impl<E: Engine> Connection<E> {
         *self.route.borrow_mut() = Some(Rc::clone(route));
     }
 
+    /// What the present flow was seen to carry.
+    pub(crate) fn carries(&self, carried: Carried) {
+        *self.carried.borrow_mut() = carried;
+    }
+
+    /// Whether what the present flow carries may go on where a new policy leads it.
+    pub(crate) fn still_fits(&self, before: &Route, now: &Rc<Route>) -> bool {
+        self.carried.borrow().still_fits(before, now, |name| {
+            let inner = Wanted { host: Some(name.clone()), ..now.wanted.clone() };
+            self.worker.decide(&now.asker, inner)
+        })
+    }
+
     /// The upstream connection of the present flow.
     pub(crate) fn attach(&self, upstream: &E::Stream, dialled: SocketAddr) {
         self.dialled.set(Some(dialled));
@@ -121,6 +138,7 @@ impl<E: Engine> Connection<E> {
     /// Nothing is under way any more.
     pub(crate) fn rest(&self) {
         *self.route.borrow_mut() = None;
+        self.carries(Carried::Unseen);
         if self.upstream.take().is_some() {
             self.count_busy(-1);
         }

@@ -64,6 +64,8 @@ impl OpenDoor {
                 }
             }
         }
+        // What is queued is served; what comes while that is done must not queue again, or it is reset in the end.
+        listener.stop_arrivals();
         let deadline = Deadline::new(worker.engine.clone());
         let until = worker.engine.now() + ACCEPT_QUEUE_TIME_MAX;
         while worker.engine.now() < until {

@@ -14,11 +14,12 @@ use sluice_proto::tls::{ClientHello, HelloParser};
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
 
+use crate::carried::Carried;
 use crate::connection::{Admitted, Connection};
 use crate::http1::{Client, Mode};
 use crate::reach::Reached;
 use crate::record::Record;
-use crate::route::{Route, Wanted};
+use crate::route::{Destination, Route, Wanted};
 use crate::sniff::{self, Sniffed};
 use crate::tunnel;
 
@@ -43,6 +44,7 @@ pub(crate) async fn serve<E: Engine>(
         Some(protocol) if protocol.is_http() => return Some(typed_http(downstream, record, route, reached)),
         Some(_) => {
             let Downstream { connection, stream, early } = downstream;
+            connection.carries(Carried::Opaque);
             tunnel::start(connection, record, stream, reached, early);
         }
         None => passing_look(downstream, record, reached).await,
@@ -63,6 +65,7 @@ async fn typed_tls<E: Engine>(
             note_server_name(&mut record, &hello);
             match inner_route(&connection, &hello, route.wanted.clone()) {
                 Ok(Some(inner)) if !inner.is_denied() && inner.same_rule(route) => {
+                    connection.carries(Carried::Tls(inner.wanted.host.clone()));
                     return tunnel::start(connection, record, stream, reached, Some(early));
                 }
                 _ => Reason::NameMismatch,
@@ -102,7 +105,7 @@ async fn passing_look<E: Engine>(downstream: Downstream<E>, mut record: Record<E
     if early.is_none() {
         return look_at_first_bytes(connection, record, stream, reached).await;
     }
-    note_passing_name(&mut record, early.as_deref());
+    connection.carries(note_passing_name(&mut record, early.as_deref()));
     tunnel::start(connection, record, stream, reached, early);
 }
 
@@ -139,7 +142,7 @@ async fn look_at_first_bytes<E: Engine>(
             }
         }
     };
-    note_passing_name(&mut record, from_downstream.as_deref());
+    connection.carries(note_passing_name(&mut record, from_downstream.as_deref()));
     tunnel::start_with(connection, record, stream, reached, from_downstream, from_upstream);
 }
 
@@ -164,11 +167,22 @@ pub(crate) fn note_server_name<E: Engine>(record: &mut Record<E>, hello: &Client
 }
 
 /// Reads the server name of a tunnel that passes anyway, if its first bytes hold it.
-fn note_passing_name<E: Engine>(record: &mut Record<E>, early: Option<&[u8]>) {
-    let Some(early) = early.filter(|early| early.first() == Some(&22)) else { return };
+fn note_passing_name<E: Engine>(record: &mut Record<E>, early: Option<&[u8]>) -> Carried {
+    let Some(early) = early.filter(|early| early.first() == Some(&22)) else { return Carried::Opaque };
     let mut parser = HelloParser::new(early.len());
-    if let Ok(Some(hello)) = parser.feed(early) {
-        note_server_name(record, &hello);
+    let Ok(Some(hello)) = parser.feed(early) else { return Carried::Opaque };
+    note_server_name(record, &hello);
+    tls_of(&hello)
+}
+
+/// TLS as a flow carries it.
+pub(crate) fn tls_of(hello: &ClientHello) -> Carried {
+    let mut scratch = HostBuf::new();
+    let name = hello.server_name.as_ref().map(|name| parse_host(name.as_bytes(), &mut scratch));
+    match name {
+        None => Carried::Tls(None),
+        Some(Ok(host)) => Carried::Tls(Some(Destination::from_host(host))),
+        Some(Err(_)) => Carried::Opaque,
     }
 }
 

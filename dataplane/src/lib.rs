@@ -3,6 +3,7 @@
 //! [`run_worker`] is one worker thread's whole life. It knows sockets only through [`sluice_engine::Engine`] and the
 //! control plane only through [`sluice_bridge`]; so the same sessions run on io_uring, on epoll and in the simulator.
 
+mod carried;
 mod connection;
 mod dial;
 mod door;

@@ -264,6 +264,15 @@ pub(crate) fn guard_remedy<E: Engine>(worker: &Worker<E>, route: &Route) -> Opti
     Some(guard_text(&refused))
 }
 
+/// Counts the refusal of an address that was named itself.
+pub(crate) fn count_refusal<E: Engine>(worker: &Worker<E>, route: &Route) {
+    let refused =
+        route.wanted.original.and_then(|original| worker.snapshot().policy.guard(original, None).err());
+    if let Some(refused) = refused {
+        worker.metrics.count(Family::GuardRefusals, &[refused.class.as_str()], 1);
+    }
+}
+
 fn guard_text(refused: &sluice_policy::GuardRefusal) -> String {
     match refused.would_allow() {
         Some(line) => format!("{refused}; to allow it: {line}"),

@@ -39,6 +39,8 @@ pub(crate) struct Record<E: Engine> {
     /// The decision as it is written down: the policy's, or ours where the policy was never asked or overruled.
     verdict: Verdict,
     reason: Option<Reason>,
+    /// Whether the decision has been counted: once, when nothing can overrule it any more.
+    settled: bool,
     /// Bytes of the request and the response as they were on the wire downstream.
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
@@ -74,6 +76,7 @@ impl<E: Engine> Record<E> {
             route: None,
             verdict: Verdict::Deny,
             reason: None,
+            settled: false,
             request_bytes: 0,
             response_bytes: 0,
             established: false,
@@ -92,9 +95,8 @@ impl<E: Engine> Record<E> {
         self.superseded = true;
     }
 
-    /// What was decided.
+    /// What was decided. The guard or the bytes inside may still overrule it: it is counted by [`Self::settle`].
     pub(crate) fn decided(&mut self, route: &Rc<Route>) {
-        self.connection.worker.count_decision(route, self.protocol);
         self.verdict = route.decision.verdict;
         self.reason = Some(route.decision.reason);
         self.route = Some(Rc::clone(route));
@@ -108,7 +110,11 @@ impl<E: Engine> Record<E> {
         }
         self.verdict = Verdict::Deny;
         if self.reason.replace(reason) != Some(reason) {
-            crate::worker::count_unparsed(&self.connection.worker, reason, self.protocol);
+            // A flow that was let through and is denied later was decided twice.
+            if self.settled {
+                let metrics = &self.connection.worker.metrics;
+                metrics.decision(self.verdict.as_str(), reason.as_str(), self.protocol);
+            }
             // What is no HTTP; heads are counted where they are read.
             let unreadable =
                 matches!(reason, Reason::Malformed | Reason::ProtocolMismatch | Reason::SniffTimeout);
@@ -116,6 +122,23 @@ impl<E: Engine> Record<E> {
                 let labels = [&*self.connection.door.name, reason.as_str()];
                 self.connection.worker.metrics.count(Family::ProtocolErrors, &labels, 1);
             }
+        }
+    }
+
+    /// Counts the decision as it stands: one flow, one decision.
+    fn settle(&mut self) {
+        let Some(reason) = self.reason else { return };
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let worker = &self.connection.worker;
+        worker.metrics.decision(self.verdict.as_str(), reason.as_str(), self.protocol);
+        let Some(route) = &self.route else { return };
+        let shadow = route.decision.shadow;
+        worker.metrics.shadow_decision(shadow.verdict.as_str(), shadow.reason.as_str());
+        // An address that was refused where it was named; what a name resolves to is counted where it is dialled.
+        if reason == Reason::Guard && route.is_denied() {
+            crate::reach::count_refusal(worker, route);
         }
     }
 
@@ -165,6 +188,7 @@ impl<E: Engine> Record<E> {
     /// The tunnel carries payload now: it is counted as opened, and its bytes as they move.
     pub(crate) fn established(&mut self) {
         self.established = true;
+        self.settle();
         let series = self.tcp_series();
         self.connection.worker.metrics.tcp_opened(series);
         self.connection.series.set(Some(series));
@@ -335,6 +359,7 @@ impl<E: Engine> Drop for Record<E> {
         }
         let elapsed = self.connection.worker.engine.now().since(self.started);
         let duration_micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        self.settle();
         // Counted where it went while it was allowed: what was opened there is closed there.
         self.count(duration_micros);
         if revoked {

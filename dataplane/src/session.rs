@@ -17,6 +17,7 @@ use sluice_proto::tls::{ClientHello, unrecognized_name_alert};
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
 
+use crate::carried::Carried;
 use crate::connection::{Admitted, Connection};
 use crate::http1;
 use crate::inside::Downstream;
@@ -96,6 +97,7 @@ async fn tls<E: Engine>(client: Downstream<E>) {
         record.denied(Reason::ProtocolMismatch);
         return refuse_tls(&connection, record, downstream).await;
     }
+    connection.carries(Carried::Tls(route.wanted.host.clone()));
     forward(connection, record, &route, downstream, Some(early)).await;
 }
 

@@ -13,6 +13,7 @@ use sluice_engine::{Buffer, Deadline, Engine, Stream};
 use sluice_policy::{Protocol, Reason};
 use sluice_telemetry::ResponseFlags;
 
+use crate::carried::Carried;
 use crate::connection::Connection;
 use crate::http1::{Client, Mode};
 use crate::inside::{self, Downstream};
@@ -63,12 +64,12 @@ pub(crate) async fn serve<E: Engine>(
         return Some(Client::new(downstream, Mode::Inner { outer: by_address, bound: false }));
     }
     let Downstream { connection, stream, .. } = downstream;
-    let (named, early) = if first.as_deref().is_some_and(|first| first.first() == Some(&22)) {
+    let (named, early, carried) = if first.as_deref().is_some_and(|first| first.first() == Some(&22)) {
         let refused = match sniff::client_hello(&connection, &stream, first).await {
             Ok(Sniffed { hello, early }) => {
                 inside::note_server_name(&mut record, &hello);
                 inside::inner_route(&connection, &hello, by_address.wanted.clone())
-                    .map(|route| (route, Some(early)))
+                    .map(|route| (route, Some(early), inside::tls_of(&hello)))
             }
             Err(no_hello) => Err(no_hello.reason().unwrap_or(Reason::Malformed)),
         };
@@ -80,7 +81,7 @@ pub(crate) async fn serve<E: Engine>(
             }
         }
     } else {
-        (None, first)
+        (None, first, Carried::Opaque)
     };
     // Without a name the address decides, under the policy that is in force by now.
     let route = named.unwrap_or_else(|| {
@@ -93,7 +94,14 @@ pub(crate) async fn serve<E: Engine>(
         stream.reset();
         return None;
     }
+    // What the port is declared to carry holds for an address as it does for a name.
+    if !carried.fits(route.declared_protocol()) {
+        let reason = if early.is_none() { Reason::SniffTimeout } else { Reason::ProtocolMismatch };
+        inside::cut(record, reason, &stream, None);
+        return None;
+    }
     connection.begin(&route);
+    connection.carries(carried);
     match reach(&connection, &route).await {
         Ok(reached) => tunnel::start(connection, record, stream, reached, early),
         Err(obstacle) => {

@@ -15,10 +15,11 @@ use std::time::Duration;
 use slab::Slab;
 use sluice_bridge::{Command, Door, DoorPlan, Notice, Records, Retired, Snapshot, WorkerPort};
 use sluice_engine::{Engine, Instant};
-use sluice_policy::{Proof, Reason, UnixSeconds, Verdict};
+use sluice_policy::{Proof, UnixSeconds};
 use sluice_telemetry::{Counter, Family, Gauge, WorkerMetrics, access_log};
 use tokio::sync::mpsc;
 
+use crate::carried::Carried;
 use crate::connection::{Connection, Table};
 use crate::door::OpenDoor;
 use crate::limits::{
@@ -51,10 +52,12 @@ pub(crate) struct Worker<E: Engine> {
     config: WorkerConfig,
     draining: Cell<bool>,
     stopped: Cell<bool>,
-    /// What of the engine's count of promotions the metrics have been told.
-    promotions_told: Cell<u64>,
+    /// What of the engine's counts of promotions and demotions the metrics have been told.
+    splices_told: Cell<(u64, u64)>,
     /// Doors that rest because the worker is full.
     resting: RefCell<Vec<Waker>>,
+    /// The log has heard that the worker is full, and not yet that it is no longer.
+    full_is_told: Cell<bool>,
     /// When the log was last told that the worker is full.
     full_told: Cell<Option<Instant>>,
     /// When the log was last told that accept fails.
@@ -86,13 +89,6 @@ impl<E: Engine> Worker<E> {
         Rc::new(Route::decide(&self.snapshot(), Rc::clone(asker), wanted, self.unix_seconds()))
     }
 
-    /// Counts a decision.
-    pub(crate) fn count_decision(&self, route: &Route, protocol: &'static str) {
-        self.metrics.decision(route.decision.verdict.as_str(), route.decision.reason.as_str(), protocol);
-        let shadow = route.decision.shadow;
-        self.metrics.shadow_decision(shadow.verdict.as_str(), shadow.reason.as_str());
-    }
-
     /// Hands a finished record to the records thread; a full queue drops it and counts.
     pub(crate) fn log(&self, entry: Box<access_log::Entry>) {
         use sluice_bridge::AccessLog;
@@ -117,8 +113,8 @@ impl<E: Engine> Worker<E> {
             return;
         }
         self.metrics.add(Counter::ConnectionLimitReached, 1);
-        let tells = self.may_tell_of_rest(&self.full_told);
-        if tells {
+        if !self.full_is_told.get() && self.may_tell_of_rest(&self.full_told) {
+            self.full_is_told.set(true);
             self.notify(Notice::AtConnectionLimit(true));
         }
         poll_fn(|cx| {
@@ -129,9 +125,6 @@ impl<E: Engine> Worker<E> {
             Poll::Pending
         })
         .await;
-        if tells {
-            self.notify(Notice::AtConnectionLimit(false));
-        }
     }
 
     /// Whether the log may hear again that doors rest: at a limit they do with every connection that comes and goes.
@@ -173,6 +166,10 @@ impl<E: Engine> Worker<E> {
         let active = self.metrics.series(Family::ActiveConnections, &[&door.name]);
         self.metrics.add_to(active, -1);
 
+        // Said by whoever leaves, not by the door that rests: a door may close meanwhile.
+        if self.connections.borrow().len() < self.config.connections_max && self.full_is_told.take() {
+            self.notify(Notice::AtConnectionLimit(false));
+        }
         if !self.resting.borrow().is_empty() {
             self.resting.take().into_iter().for_each(Waker::wake);
         }
@@ -227,6 +224,10 @@ impl<E: Engine> Worker<E> {
         // What nothing is under way on stays; its next request is decided by itself.
         let Some(before) = connection.route.borrow().clone() else { return false };
         let Ok(route) = connection.decide_again(&before) else { return true };
+        // The name is allowed, but another protocol may be declared at its port.
+        if !connection.still_fits(&before, &route) {
+            return true;
+        }
         let refused = |address| self.snapshot().policy.guard(address, route.decision.service).is_err();
         if connection.dialled.get().is_some_and(refused) {
             return true;
@@ -243,7 +244,9 @@ impl<E: Engine> Worker<E> {
             route.wanted.clone(),
             self.unix_seconds(),
         );
-        !route.is_denied() && self.snapshot().policy.guard(dialled, route.decision.service).is_ok()
+        // Only HTTP is pooled, and unencrypted.
+        let fits = Carried::Requests.fits(route.declared_protocol());
+        fits && !route.is_denied() && self.snapshot().policy.guard(dialled, route.decision.service).is_ok()
     }
 
     /// Closes idle upstream connections that are too old or closed by the origin.
@@ -271,8 +274,10 @@ impl<E: Engine> Worker<E> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.set(Gauge::UpstreamPoolIdle, gauge(self.pool.len()));
         self.metrics.set(Gauge::SplicedDirections, gauge(stats.splicing));
-        let told = self.promotions_told.replace(stats.splice_promotions);
-        self.metrics.add(Counter::RelaySplicePromotions, stats.splice_promotions - told);
+        let (promotions, demotions) =
+            self.splices_told.replace((stats.splice_promotions, stats.splice_demotions));
+        self.metrics.add(Counter::RelaySplicePromotions, stats.splice_promotions - promotions);
+        self.metrics.add(Counter::RelaySpliceDemotions, stats.splice_demotions - demotions);
     }
 }
 
@@ -298,8 +303,9 @@ pub async fn run_worker<E: Engine>(
         config,
         draining: Cell::new(false),
         stopped: Cell::new(false),
-        promotions_told: Cell::new(0),
+        splices_told: Cell::new((0, 0)),
         resting: RefCell::new(Vec::new()),
+        full_is_told: Cell::new(false),
         full_told: Cell::new(None),
         accept_fails_told: Cell::new(None),
         engine,
@@ -451,9 +457,4 @@ async fn wait_for_end<E: Engine>(worker: &Worker<E>, until: Instant) -> u64 {
         worker.engine.sleep_until(worker.engine.now() + Duration::from_millis(10)).await;
     }
     worker.connections.borrow().len() as u64
-}
-
-/// A decision in which nothing was wanted: bytes that could not be read. Counted like the policy's own.
-pub(crate) fn count_unparsed<E: Engine>(worker: &Worker<E>, reason: Reason, protocol: &'static str) {
-    worker.metrics.decision(Verdict::Deny.as_str(), reason.as_str(), protocol);
 }

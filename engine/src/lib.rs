@@ -142,6 +142,11 @@ pub trait Listener: 'static {
 
     /// The address that the listener is bound to.
     fn local_address(&self) -> SocketAddr;
+
+    /// From now on no further connection gets into the queue, so that it can be emptied before the listener is dropped,
+    /// which resets what is in it. Clients that come now get no answer until then, and ask again a second later. Where the
+    /// system cannot do that, or there is no such queue (the simulator), connections go on to arrive.
+    fn stop_arrivals(&self) {}
 }
 
 /// A connected socket. All methods take `&self`: one task may receive while another part of it sends.
@@ -236,6 +241,8 @@ pub struct EngineStats {
     pub buffers_exhausted: u64,
     /// Directions of relays that were promoted to splice.
     pub splice_promotions: u64,
+    /// Directions of relays that went from splice back to buffers while they were open.
+    pub splice_demotions: u64,
     /// Directions of relays that are in splice now.
     pub splicing: usize,
     /// Tasks that panicked and were dropped.

@@ -43,7 +43,8 @@ pub(crate) fn run(worker: Worker, kind: Kind) -> Result<(), String> {
     if kind != Kind::Uring {
         return run_on_epoll(worker);
     }
-    let settings = sluice_engine_uring::Config { busy_poll: worker.busy_poll, ..Default::default() };
+    let mut settings = sluice_engine_uring::Config { busy_poll: worker.busy_poll, ..Default::default() };
+    settings.pipes_max = settings.pipes_max.min(worker.pipes_max);
     let engine = UringEngine::new(settings).map_err(|error| error.to_string())?;
     engine.block_on(run_on(engine.clone(), worker));
     Ok(())

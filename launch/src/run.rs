@@ -3,11 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::SystemTime;
 
-use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use sluice_bridge::limits::Bounds;
-use sluice_config::{AccessLog, EngineChoice, Source};
+use sluice_config::{AccessLog, EngineChoice, Plan, Source};
+use sluice_controlplane::descriptors::Budget;
 use sluice_controlplane::{
     Ending, Listeners, LogWriter, MakeLogWriter, Setup, StartError, StreamWriter, dns, publish,
 };
@@ -41,6 +43,7 @@ fn failure(exit: Exit, what: impl ToString) -> Failure {
 
 fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Failure> {
     outlive_early_signals();
+    let starting = end_on_early_signals();
     let loaded_at = SystemTime::now();
     let loaded = sluice_config::load(source).map_err(|refused| {
         check::print_report(&refused);
@@ -54,12 +57,14 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
     let configured = plan.dataplane.cores.as_deref();
     let (cores, cores_why) = cores::for_workers(product.workers, configured, &allowed, cores::quota())
         .map_err(|refused| failure(Exit::Usage, refused))?;
+    let budget = divide(&plan, descriptors, cores.len())?;
     let listeners =
         Listeners::bind(&plan, cores.len()).map_err(|refused| failure(Exit::Unavailable, refused))?;
     let addresses = report::Addresses::of(&plan, &listeners);
 
     let busy_poll = plan.dataplane.busy_poll;
-    let connections_max = publish::connections_max(&plan.limits, descriptors).div_ceil(cores.len());
+    let connections_max = budget.connections_per_worker;
+    let pipes_max = budget.pipes_per_worker;
     let registry = Registry::new(publish::telemetry_settings(&plan));
     let (worker_ports, ports): (Vec<_>, Vec<_>) =
         (0..cores.len()).map(|index| sluice_bridge::pair(index, &Bounds::default())).unzip();
@@ -71,7 +76,7 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         ports,
         registry: registry.clone(),
         make_writer: log_writer(product),
-        descriptors,
+        budget,
         engine: (chosen.kind.as_str(), chosen.reason.to_owned()),
         resolv_conf: PathBuf::from(dns::RESOLV_CONF),
         signals: true,
@@ -80,6 +85,7 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         StartError::AccessLog(_) => failure(Exit::Usage, error),
         other => failure(Exit::Internal, other),
     })?;
+    starting.store(false, SeqCst);
     report::print(&report::Facts {
         product: product.name,
         first: running.first(),
@@ -90,7 +96,7 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         descriptors,
     });
     for (port, core) in worker_ports.into_iter().zip(cores) {
-        let worker = Worker { port, metrics: registry.worker(), core, connections_max, busy_poll };
+        let worker = Worker { port, metrics: registry.worker(), core, connections_max, pipes_max, busy_poll };
         // Not joined: the control plane sees their end, and whatever still hangs ends with the process.
         worker::start(product, worker, chosen.kind).map_err(|error| failure(Exit::Internal, error))?;
     }
@@ -103,6 +109,21 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
     }
 }
 
+/// How many of the open files are whose. A small limit is told: it makes connections few.
+fn divide(plan: &Plan, descriptors: u64, workers: usize) -> Result<Budget, Failure> {
+    let budget = Budget::divide(&plan.limits, descriptors, workers, plan.doors.len())
+        .map_err(|refused| failure(Exit::Unavailable, refused))?;
+    if budget.reduced {
+        tracing::warn!(
+            open_files = descriptors,
+            connections_max = budget.connections_max,
+            remedy = "raise LimitNOFILE= (systemd) or --ulimit nofile= (containers) to 1048576",
+            "the limit of open files is small: fewer connections than limits.connections_percent_max says"
+        );
+    }
+    Ok(budget)
+}
+
 /// Until the control plane listens, an order to reload or to open logs anew would kill the process, and a large registry
 /// takes seconds to load. Nothing is lost with it: files that change meanwhile are read again, logs are not open yet.
 fn outlive_early_signals() {
@@ -111,6 +132,21 @@ fn outlive_early_signals() {
             tracing::warn!(signal, %error, "a signal during the start would end the process");
         }
     }
+}
+
+/// Process 1 of a container ignores a signal that it does not handle: without this an order to end would be lost while a large
+/// registry loads, and the supervisor would wait for its deadline and kill. Nothing has been served yet, so there is nothing to
+/// drain. While the returned flag is true they end the process with [`Exit::Ok`]; once it is false they are the control plane's.
+fn end_on_early_signals() -> Arc<AtomicBool> {
+    let starting = Arc::new(AtomicBool::new(true));
+    for signal in [SIGTERM, SIGINT] {
+        let ends =
+            signal_hook::flag::register_conditional_shutdown(signal, Exit::Ok as i32, starting.clone());
+        if let Err(error) = ends {
+            tracing::warn!(signal, %error, "this signal may be lost during the start");
+        }
+    }
+    starting
 }
 
 fn choose_engine(product: &Product, choice: EngineChoice) -> Result<Chosen, Failure> {

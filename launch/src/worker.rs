@@ -20,6 +20,8 @@ pub struct Worker {
     /// Where it is kept; `None`: wherever the system puts it.
     pub(crate) core: Option<usize>,
     pub(crate) connections_max: usize,
+    /// Pipes for splice(2) at most; the engine may keep fewer.
+    pub pipes_max: usize,
     /// It never sleeps: lower latency for a whole core.
     pub busy_poll: bool,
 }
@@ -57,7 +59,8 @@ pub async fn run_on<E: Engine>(engine: E, worker: Worker) {
 /// # Errors
 /// In words, when the engine cannot be made.
 pub fn run_on_epoll(worker: Worker) -> Result<(), String> {
-    let settings = sluice_engine_epoll::Config { busy_poll: worker.busy_poll, ..Default::default() };
+    let mut settings = sluice_engine_epoll::Config { busy_poll: worker.busy_poll, ..Default::default() };
+    settings.pipes_max = settings.pipes_max.min(worker.pipes_max);
     let engine = EpollEngine::new(settings).map_err(|error| error.to_string())?;
     engine.block_on(run_on(engine.clone(), worker));
     Ok(())

@@ -147,6 +147,11 @@ impl Machine {
         if direction.held_buffers() == 0 { direction.held_bytes() } else { 0 }
     }
 
+    /// Whether this side has ended its write side in order.
+    pub fn has_ended(&self, from: Side) -> bool {
+        self.direction_ref(from).has_ended()
+    }
+
     /// Whether this direction travels through a pipe now.
     pub fn is_splicing(&self, from: Side) -> bool {
         self.end.is_none() && self.direction_ref(from).is_splicing()

@@ -699,6 +699,46 @@ fn a_full_worker_rests_its_doors_and_can_still_close_them() {
 }
 
 #[test]
+fn the_log_hears_of_a_full_worker_now_and_then_and_each_time_of_its_end() {
+    let (world, engine) = world(registry_only(), Setup { connections_max: 2, ..Setup::default() });
+    let told = || {
+        let notices = world.notices.borrow();
+        let count = |wanted| {
+            notices
+                .iter()
+                .filter(|notice| matches!(notice, Notice::AtConnectionLimit(full) if *full == wanted))
+                .count()
+        };
+        (count(true), count(false))
+    };
+    world.sim.block_on(async {
+        let fill = || async {
+            let both =
+                (tunnel(&engine, "allowed.test:9000").await, tunnel(&engine, "allowed.test:9000").await);
+            engine.sleep_until(engine.now() + Duration::from_millis(100)).await;
+            both
+        };
+        for _ in 0..20 {
+            drop(fill().await);
+            engine.sleep_until(engine.now() + Duration::from_millis(100)).await;
+        }
+        assert!(world.metric("egress_connection_limit_reached_total", "") >= 20.0, "each time is counted");
+        assert_eq!(told(), (1, 1), "and one of them told");
+        engine.sleep_until(engine.now() + Duration::from_secs(10)).await;
+        let full = fill().await;
+        assert_eq!(told(), (2, 1));
+        // The door that rests closes; the log hears of the end all the same.
+        world.command(Command::CloseDoor(PROXY));
+        engine.sleep_until(engine.now() + Duration::from_secs(1)).await;
+        assert_eq!(told(), (2, 1), "it is still full");
+        drop(full);
+        engine.sleep_until(engine.now() + Duration::from_millis(100)).await;
+        assert_eq!(told(), (2, 2));
+    });
+    world.stop();
+}
+
+#[test]
 fn running_out_of_descriptors_is_survived() {
     let (world, engine) = world(registry_only(), Setup::default());
     world.sim.block_on(async {
@@ -706,6 +746,12 @@ fn running_out_of_descriptors_is_survived() {
         let mut client = open(&engine, PROXY, &get("allowed.test", Behaviour::Plain, 5)).await;
         engine.sleep_until(engine.now() + Duration::from_secs(3)).await;
         assert!((5.0..60.0).contains(&world.metric("egress_accept_errors_total", "EMFILE")), "it backs off");
+        let fails = |notice: &&Notice| matches!(notice, Notice::AcceptFails { errno: 24, .. });
+        assert_eq!(
+            world.notices.borrow().iter().filter(fails).count(),
+            1,
+            "the log hears of it once in a while"
+        );
         world.sim.set_faults(Faults::none());
         assert_eq!(client.response(Method::Get).await.unwrap().status, 200);
     });

@@ -274,3 +274,33 @@ fn documents_link_to_what_exists() {
         }
     }
 }
+
+/// Whoever vouches for the gateway goes by the tests that docs/security.md names: each of them exists.
+#[test]
+fn every_test_that_the_security_document_names_exists() {
+    let text = fs::read_to_string(root().join("docs/security.md")).expect("the document");
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    let mut known = 0;
+    // Every second piece stands between backticks.
+    for name in text.split('`').skip(1).step_by(2) {
+        let Some((module, test)) = name.split_once("::").filter(|(one, two)| is_name(one) && is_name(two))
+        else {
+            continue;
+        };
+        if (module, test) == ("module", "test") {
+            continue;
+        }
+        let folder = if module.starts_with("sim_") { "tests/tests" } else { "tests/tests/product" };
+        let path = root().join(folder).join(format!("{module}.rs"));
+        let source =
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {}: {error}", path.display()));
+        assert!(source.contains(&format!("#[test]\nfn {test}() {{")), "{name} is no test");
+        known += 1;
+    }
+    assert!(known >= 50, "the document names {known} tests");
+    for line in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attempt")) {
+        assert!(line.contains("::"), "a class without a test: {line}");
+    }
+}

@@ -318,7 +318,7 @@ const ACCESS_LOG: Section = Section {
 };
 
 const ADMIN: Section = Section {
-    about: "The admin API: GET only, loopback only. A change needs a restart.",
+    about: "The admin API: GET and HEAD only, loopback only. A change needs a restart.",
     keys: &[Key {
         name: "bind",
         kind: Kind::Text("a loopback address and a port"),
@@ -483,14 +483,14 @@ const LIMITS: Section = Section {
             name: "connections_percent_max",
             kind: Kind::Integer { min: 1, max: 49, unit: "percent" },
             presence: Default("45"),
-            about: "Connections at most, as a share of the descriptor limit (a connection needs two); at the cap doors stop accepting.",
+            about: "Connections at most, as a share of the descriptor limit (a connection needs two); fewer where the limit is small, so that everything else has its own. At the cap doors stop accepting.",
             example: "45",
         },
         Key {
             name: "control_descriptors",
             kind: Kind::Integer { min: 8, max: 1024, unit: "descriptors" },
             presence: Default("16"),
-            about: "Descriptors kept for admin, DNS and logs.",
+            about: "Descriptors held back for the admin API and for reloads, whatever clients do.",
             example: "16",
         },
     ],

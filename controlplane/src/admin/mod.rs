@@ -1,4 +1,4 @@
-//! The admin API: an HTTP/1.1 server that only answers questions. GET only, bounded in size, time and number; it must not
+//! The admin API: an HTTP/1.1 server that only answers questions. GET and HEAD only, bounded in size, time and number; it must not
 //! be able to change anything.
 
 mod connections;
@@ -18,9 +18,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 
+use crate::descriptors::is_exhausted;
 use crate::limits::{
     ADMIN_CONNECTION_LIFE_MS, ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_BYTES_MAX, ADMIN_HEAD_TIMEOUT_MS,
-    ADMIN_HEADERS_MAX,
+    ADMIN_HEADERS_MAX, RELOAD_DESCRIPTORS,
 };
 use crate::status::Status;
 
@@ -45,6 +46,7 @@ pub async fn serve(listener: TcpListener, scope: Scope, status: Arc<Status>) -> 
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
+            Err(error) if is_exhausted(&error) && status.spares.release_one(RELOAD_DESCRIPTORS) => continue,
             Err(error) => {
                 // Out of descriptors, or a client that went away: the next try must not spin.
                 tracing::debug!(%error, "admin accept");
@@ -55,7 +57,8 @@ pub async fn serve(listener: TcpListener, scope: Scope, status: Arc<Status>) -> 
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let status = Arc::clone(&status);
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, scope, Arc::clone(&status)));
+            let shown = Arc::clone(&status);
+            let service = service_fn(move |request| answer(request, scope, Arc::clone(&shown)));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_millis(ADMIN_HEAD_TIMEOUT_MS))
@@ -65,6 +68,7 @@ pub async fn serve(listener: TcpListener, scope: Scope, status: Arc<Status>) -> 
             // Whatever goes wrong here is the client's own affair.
             tokio::time::timeout(Duration::from_millis(ADMIN_CONNECTION_LIFE_MS), connection).await.ok();
             drop(place);
+            status.spares.refill();
         });
     }
 }

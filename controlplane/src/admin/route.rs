@@ -21,7 +21,7 @@ const JSON: &str = "application/json";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const INDEX: &str = "\
-sluice admin: GET only
+sluice admin: GET and HEAD only
 
 /healthz          200 while the process answers
 /readyz           200 while traffic is served, 503 while starting or draining
@@ -39,9 +39,10 @@ pub(super) async fn respond<B>(request: &Request<B>, scope: Scope, status: &Arc<
     {
         return text(code, why);
     }
-    if request.method() != Method::GET {
-        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    // Some probes ask by HEAD; the answer's body is left out by the server.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
     match (request.uri().path(), scope) {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use sluice_bridge::{Command, WorkerPort, limits::Bounds};
 
 use super::{Scope, serve};
+use crate::descriptors::Budget;
 use crate::doors::bind_exclusive;
 use crate::heavy::Heavy;
 use crate::limits::ADMIN_CONNECTIONS_MAX;
@@ -29,14 +30,14 @@ struct Rig {
 impl Rig {
     fn start() -> Self {
         let plan = sluice_config::load(&sluice_config::Source::isolated(None)).expect("defaults").plan;
-        let surroundings =
-            Surroundings { listeners: Vec::new(), local_addresses: Vec::new(), descriptors: 100 };
+        let budget = Budget::divide(&plan.limits, 1000, 1, 1).expect("enough");
+        let surroundings = Surroundings { listeners: Vec::new(), local_addresses: Vec::new(), budget };
         let snapshot = snapshot(&plan, 1, &surroundings).expect("publishes");
         let (worker, control) = sluice_bridge::pair(0, &Bounds::default());
         let (heavy, _) = Heavy::start().expect("a thread");
         let metrics = Arc::new(|out: &mut String| out.push_str("egress_test 1\n"));
         let current = Current { plan: Arc::new(plan), snapshot: Arc::new(snapshot) };
-        let status = Arc::new(Status::new(current, vec![control.commands], heavy, metrics));
+        let status = Arc::new(Status::new(current, vec![control.commands], heavy, metrics, budget.spares));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listeners =
             [Scope::Admin, Scope::Public].map(|scope| (bind_exclusive("test", any).expect("free"), scope));
@@ -129,9 +130,9 @@ fn explain_answers_in_text_and_json() {
 }
 
 #[test]
-fn only_get_is_understood() {
+fn only_get_and_head_are_understood() {
     let rig = Rig::start();
-    for method in ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "BREW"] {
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
         let request = format!("{method} /config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let answer = raw(rig.admin, &request);
         assert_eq!(code(&answer), 405, "{method}");

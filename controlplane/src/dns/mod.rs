@@ -21,7 +21,7 @@ use lookup::{Found, Servers};
 
 pub use lookup::nameservers;
 
-use crate::limits::{LOOKUPS_MAX, LOOKUPS_WAITING_MAX, RESOLV_CONF_BYTES_MAX, RESOLV_CONF_CHECK_MS};
+use crate::limits::{LOOKUPS_WAITING_MAX, RESOLV_CONF_BYTES_MAX, RESOLV_CONF_CHECK_MS};
 
 /// Where the system names its DNS servers.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -37,8 +37,6 @@ pub enum Input {
 
 /// What the service counts, for metrics.
 pub trait Observer: Send + 'static {
-    /// A question was answered from the cache (`true`) or had to wait for the servers.
-    fn question(&self, cached: bool);
     /// A lookup at the servers ended after so many milliseconds.
     fn lookup(&self, outcome: Result<(), DnsFailure>, stale: bool, took_ms: u64);
     /// Names held now.
@@ -61,6 +59,7 @@ pub struct Service<O> {
     askers: HashMap<Arc<str>, Vec<usize>>,
     waiting: VecDeque<Arc<str>>,
     lookups: JoinSet<Looked>,
+    lookups_max: usize,
     workers: Vec<mpsc::Sender<Command>>,
     observer: O,
     epoch: Instant,
@@ -68,11 +67,12 @@ pub struct Service<O> {
 
 impl<O: Observer> Service<O> {
     /// A service that answers to `workers`, by index; it must be made inside the control runtime. `resolv_conf` is
-    /// read where the settings name no servers.
+    /// read where the settings name no servers. At most `lookups_max` names are asked for at the same time.
     pub fn new(
         settings: DnsSettings,
         resolv_conf: &Path,
         workers: Vec<mpsc::Sender<Command>>,
+        lookups_max: usize,
         observer: O,
     ) -> Self {
         let now = Instant::now();
@@ -86,6 +86,7 @@ impl<O: Observer> Service<O> {
             askers: HashMap::new(),
             waiting: VecDeque::new(),
             lookups: JoinSet::new(),
+            lookups_max,
             workers,
             observer,
             epoch: now,
@@ -119,11 +120,9 @@ impl<O: Observer> Service<O> {
     fn ask(&mut self, question: DnsQuestion) {
         let now_ms = self.now_ms();
         if let Some(held) = self.cache.fresh(&question.name, now_ms) {
-            self.observer.question(true);
             self.answer(question.worker, &question.name, &held, now_ms);
             return;
         }
-        self.observer.question(false);
         let stale = self.cache.stale_while_failing(&question.name, now_ms);
         if let Some(held) = &stale {
             self.answer(question.worker, &question.name, held, now_ms);
@@ -131,7 +130,7 @@ impl<O: Observer> Service<O> {
         let asker = stale.is_none().then_some(question.worker);
         if let Some(askers) = self.askers.get_mut(&question.name) {
             askers.extend(asker.filter(|asker| !askers.contains(asker)));
-        } else if self.lookups.len() < LOOKUPS_MAX {
+        } else if self.lookups.len() < self.lookups_max {
             self.askers.insert(Arc::clone(&question.name), asker.into_iter().collect());
             self.look_up(question.name);
         } else if self.waiting.len() < LOOKUPS_WAITING_MAX {

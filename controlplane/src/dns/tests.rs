@@ -164,7 +164,6 @@ type Outcomes = Vec<(Result<(), DnsFailure>, bool)>;
 struct Seen(Arc<Mutex<Outcomes>>);
 
 impl Observer for Seen {
-    fn question(&self, _: bool) {}
     fn lookup(&self, outcome: Result<(), DnsFailure>, stale: bool, _: u64) {
         self.0.lock().expect("no panic").push((outcome, stale));
     }
@@ -190,7 +189,7 @@ impl Rig {
         let (queues, workers) = (0..2).map(|_| mpsc::channel(16)).unzip();
         let (inputs, receiver) = mpsc::channel(16);
         let seen = Seen::default();
-        let service = Service::new(settings, Path::new("/nonexistent"), queues, seen.clone());
+        let service = Service::new(settings, Path::new("/nonexistent"), queues, 4, seen.clone());
         tokio::spawn(service.run(receiver));
         Self { server, inputs, workers, seen }
     }

@@ -12,6 +12,7 @@ use sluice_telemetry::{Counter, ResponseFlags};
 use super::identity::{identify, request_id};
 use super::response::{self, Outcome};
 use super::{After, Client, Mode, connect, reparse};
+use crate::carried::Carried;
 use crate::reach::{self, Obstacle};
 use crate::record::Record;
 use crate::route::{Asker, Route, Wanted};
@@ -92,6 +93,9 @@ impl Request<'_> {
         record.decided(&route);
         if let Err(reason) = admissible(client, &route) {
             return Forwarded::After(self.deny(client, record, &route, reason, None).await);
+        }
+        if self.head.max_forwards() == Some(0) {
+            return Forwarded::After(self.last_hop(client, record).await);
         }
         let mut fresh = false;
         loop {
@@ -240,6 +244,7 @@ impl Request<'_> {
     ) -> Result<Acquired<E>, Obstacle> {
         let connection = &client.connection;
         connection.begin(route);
+        connection.carries(Carried::Requests);
         let (route, candidates) = reach::addresses(connection, route).await?;
         connection.phase.set(Phase::Http);
         let key = |dialled| Key {
@@ -315,7 +320,7 @@ fn admissible<E: Engine>(client: &Client<E>, route: &Route) -> Result<(), Reason
         return Err(route.reason());
     }
     // Plain HTTP to a port where TLS is declared would leave the gateway unencrypted.
-    if route.declared_protocol().is_some_and(sluice_policy::Protocol::is_tls) {
+    if !Carried::Requests.fits(route.declared_protocol()) {
         return Err(Reason::ProtocolMismatch);
     }
     Ok(())

@@ -132,6 +132,17 @@ impl Request<'_> {
         Answer { status, text, persistent, ..draft }.send(client, record).await
     }
 
+    /// The answer to an OPTIONS or TRACE that was to come no further than here (RFC 9110 §7.6.2). A TRACE is not
+    /// reflected: what a client sends may hold secrets, and a script that made it could read them.
+    pub(super) async fn last_hop<E: Engine>(&self, client: &Client<E>, record: &mut Record<E>) -> After {
+        record.details("direct_response");
+        let status = if self.head.method == Method::Trace { 405 } else { 200 };
+        let allow = "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
+        let text = "Max-Forwards ends this request at the gateway";
+        let answer = Answer { status, text, header: Some(("Allow", allow)), ..self.draft(client) };
+        answer.send(client, record).await
+    }
+
     /// What all answers to this request have in common. A body that we will not read ends the connection; so does a
     /// CONNECT, after which nothing may be interpreted.
     fn draft<E: Engine>(&self, client: &Client<E>) -> Answer<'_> {

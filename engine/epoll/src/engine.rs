@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::task::AbortHandle;
 
 use crate::connect::connect;
-use crate::limits::{CLEAN_UP_ROUNDS_MAX, PIPE_BYTES, PIPES_MAX};
+use crate::limits::{CLEAN_UP_ROUNDS_MAX, PIPE_BYTES, PIPES_MAX, TURN_BYTES_MAX};
 use crate::listener::{EpollListener, listen};
 use crate::pipe::PipePool;
 use crate::random::Random;
@@ -38,6 +38,8 @@ pub struct Config {
     pub pipes_max: usize,
     /// The capacity that a pipe is asked to have. Bytes.
     pub pipe_bytes: usize,
+    /// Bytes that one tunnel moves before other tasks get their turn.
+    pub turn_bytes_max: usize,
     /// Never sleep in the kernel: lower latency for a whole core.
     pub busy_poll: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Config {
             pool_buffers_max: POOL_BUFFERS_MAX,
             pipes_max: PIPES_MAX,
             pipe_bytes: PIPE_BYTES,
+            turn_bytes_max: TURN_BYTES_MAX,
             busy_poll: false,
         }
     }
@@ -70,6 +73,7 @@ pub(crate) struct Shared {
     turns: Arc<AtomicU64>,
     pub(crate) pool: Rc<Pool>,
     pub(crate) pipes: PipePool,
+    pub(crate) turn_bytes_max: usize,
     pub(crate) figures: Figures,
 }
 
@@ -78,6 +82,7 @@ pub(crate) struct Shared {
 pub(crate) struct Figures {
     pub(crate) buffers_exhausted: Cell<u64>,
     pub(crate) splice_promotions: Cell<u64>,
+    pub(crate) splice_demotions: Cell<u64>,
     pub(crate) splicing: Cell<usize>,
     pub(crate) tasks_panicked: Cell<u64>,
 }
@@ -112,6 +117,7 @@ impl EpollEngine {
                 turns,
                 pool: Pool::new(config.pool_buffers_max.max(1)),
                 pipes: PipePool::new(config.pipes_max, config.pipe_bytes),
+                turn_bytes_max: config.turn_bytes_max,
                 figures: Figures::default(),
             }),
         })
@@ -255,6 +261,7 @@ impl Engine for EpollEngine {
             buffers_in_use: self.shared.pool.in_use(),
             buffers_exhausted: self.shared.figures.buffers_exhausted.get(),
             splice_promotions: self.shared.figures.splice_promotions.get(),
+            splice_demotions: self.shared.figures.splice_demotions.get(),
             splicing: self.shared.figures.splicing.get(),
             tasks_panicked: self.shared.figures.tasks_panicked.get(),
             completions_lost: 0,

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use sluice_engine::Listener;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use crate::engine::Shared;
 use crate::limits::LISTEN_BACKLOG;
 use crate::stream::EpollStream;
+
+/// The whole filter program: no byte of any packet passes (BPF_RET | BPF_K, 0).
+const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
 /// A listening socket of the epoll engine.
 #[derive(Debug)]
@@ -57,5 +60,10 @@ impl Listener for EpollListener {
 
     fn local_address(&self) -> SocketAddr {
         self.local
+    }
+
+    fn stop_arrivals(&self) {
+        // Without it connections may still be queued when the listener closes: nothing to tell anybody.
+        let _ = SockRef::from(&self.socket).attach_filter(&[DROP_ALL]);
     }
 }

@@ -15,7 +15,7 @@ use sluice_relay::{Action, Actions, Counters, Input, Machine, Report, Side, Star
 use tokio::io::Interest;
 
 use crate::engine::{Shared, count};
-use crate::limits::{RECEIVE_BYTES_MAX, TURN_BYTES_MAX};
+use crate::limits::RECEIVE_BYTES_MAX;
 use crate::pipe::Pipe;
 use crate::sleep::EpollSleep;
 use crate::stream::EpollStream;
@@ -93,7 +93,7 @@ impl Tunnel {
                 Action::SpliceIn { from } => self.ways[from.index()].inbound = Some(Path::Pipe),
                 Action::Send { from } => self.ways[from.index()].outbound = Some(Path::Buffers),
                 Action::SpliceOut { from } => self.ways[from.index()].outbound = Some(Path::Pipe),
-                Action::ReleasePipe { from } => self.leave_splice(from),
+                Action::ReleasePipe { from } => self.release_pipe(from),
                 Action::Shutdown { side } => self.shut_down(side),
                 Action::Finish { reset } => self.finish(reset),
             }
@@ -123,6 +123,20 @@ impl Tunnel {
             if reset {
                 stream.reset();
             }
+        }
+    }
+
+    /// A direction that has ended needs its pipe no longer; one that is open has become small.
+    fn release_pipe(&mut self, from: Side) {
+        if !self.machine.has_ended(from) {
+            self.demote(from);
+        }
+        self.leave_splice(from);
+    }
+
+    fn demote(&self, from: Side) {
+        if self.ways[from.index()].spliced {
+            count(&self.shared.figures.splice_demotions);
         }
     }
 
@@ -205,6 +219,7 @@ impl Tunnel {
         }
         let way = &mut self.ways[from.index()];
         let Some(mut pipe) = way.pipe.take().or_else(|| self.shared.pipes.take()) else {
+            self.demote(from);
             self.leave_splice(from);
             return Poll::Ready(Input::SpliceUnavailable { from });
         };
@@ -228,6 +243,7 @@ impl Tunnel {
         outcome.map(|moved| match moved {
             Ok(_) => Input::Ended { from },
             Err(error) if cannot_splice(&error) => {
+                self.demote(from);
                 self.leave_splice(from);
                 Input::SpliceUnavailable { from }
             }
@@ -316,7 +332,7 @@ impl Tunnel {
                 return;
             }
             moved += turn.into_iter().flatten().sum::<usize>();
-            if moved >= TURN_BYTES_MAX {
+            if moved >= self.shared.turn_bytes_max {
                 // Back to the end of the queue, behind the events that the kernel has by now. Only the registration
                 // of our waker is wanted, which the first poll does.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);

@@ -97,6 +97,7 @@ impl Engine for SimEngine {
                 buffers_in_use: host.pool.in_use(),
                 buffers_exhausted: host.buffers_exhausted,
                 splice_promotions: host.splice_promotions,
+                splice_demotions: host.splice_demotions,
                 splicing: host.splicing,
                 completions_lost: 0,
                 tasks_panicked,

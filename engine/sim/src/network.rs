@@ -40,6 +40,7 @@ pub(crate) struct Host {
     pub(crate) returned_seen: u64,
     pub(crate) buffers_exhausted: u64,
     pub(crate) splice_promotions: u64,
+    pub(crate) splice_demotions: u64,
     pub(crate) splicing: usize,
     pub(crate) descriptors: usize,
     /// For [`Engine::random`](sluice_engine::Engine::random).
@@ -57,6 +58,7 @@ impl Host {
             returned_seen: 0,
             buffers_exhausted: 0,
             splice_promotions: 0,
+            splice_demotions: 0,
             splicing: 0,
             descriptors: 0,
             random,

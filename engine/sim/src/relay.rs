@@ -97,12 +97,22 @@ impl Relay {
 
     fn give(&mut self, input: Input) {
         let before = self.splicing();
+        let may_go_back = |machine: &Machine, from| machine.is_splicing(from) && !machine.has_ended(from);
+        let spliced = Side::BOTH.map(|from| may_go_back(&self.machine, from));
         let actions = self.machine.handle(input, self.now_ms(), &self.counters);
         let after = self.splicing();
+        let is_demoted = |from: &Side| {
+            spliced[from.index()]
+                && self.machine.end().is_none()
+                && !self.machine.is_splicing(*from)
+                && !self.machine.has_ended(*from)
+        };
+        let demoted = Side::BOTH.into_iter().filter(is_demoted).count();
         self.engine.world.with(|state| {
             let host = &mut state.hosts[self.engine.host];
             host.splicing = host.splicing + after - before;
             host.splice_promotions += after.saturating_sub(before) as u64;
+            host.splice_demotions += demoted as u64;
         });
         self.perform(actions);
     }

@@ -28,6 +28,9 @@ use crate::{Deadline, Engine, EngineStats, Listener, RelaySetup, relay};
 
 pub use peers::Signal;
 
+/// What a tunnel may move in a turn, and a pipe may hold, where a case wants both to be small. Bytes.
+pub const SMALL_TURN_BYTES: usize = 64 * 1024;
+
 /// How an engine is made for a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -35,11 +38,13 @@ pub struct Tuning {
     pub buffers_max: usize,
     /// Pipes for splice.
     pub pipes_max: usize,
+    /// A tunnel gives way to others after [`SMALL_TURN_BYTES`], and pipes hold as much.
+    pub small_turns: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { buffers_max: POOL_BUFFERS_MAX, pipes_max: 64 }
+        Self { buffers_max: POOL_BUFFERS_MAX, pipes_max: 64, small_turns: false }
     }
 }
 
@@ -184,6 +189,7 @@ macro_rules! engine_conformance {
             splices::an_abort_ends_a_blocked_tunnel_in_splice,
             splices::an_origin_that_resets_mid_bulk_resets_the_client,
             splices::bulk_leaves_small_messages_their_turn,
+            splices::a_turn_moves_so_much_and_no_more,
             streams::a_receive_that_is_dropped_loses_nothing,
             streams::received_buffers_have_room_at_both_ends,
             streams::a_long_send_to_a_slow_reader_is_continued,
@@ -196,6 +202,7 @@ macro_rules! engine_conformance {
             streams::a_refused_connection_says_so,
             streams::a_connection_comes_from_the_source_address,
             streams::two_listeners_share_an_address,
+            streams::what_is_queued_is_accepted_and_nothing_more_arrives,
             streams::addresses_are_told,
             tasks::sleeps_end_in_order_and_not_early,
             tasks::a_deadline_moves,

@@ -47,7 +47,7 @@ pub fn idle_tunnels_hold_no_buffers<R: Rig>(tunnels_max: usize) {
         }
         idle.iter_mut().for_each(|stream| assert!(super::peers::read_all(stream).is_empty()));
     });
-    R::run(Tuning { buffers_max: 16, pipes_max: 16 }, |engine| async move {
+    R::run(Tuning { buffers_max: 16, pipes_max: 16, ..Tuning::default() }, |engine| async move {
         let listener = engine.listen(at, Some(at_door)).unwrap();
         let (closed, all) = (Rc::new(Cell::new(0)), Signal::default());
         for _ in 0..tunnels {

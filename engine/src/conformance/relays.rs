@@ -221,7 +221,7 @@ pub fn a_tiny_pool_serves_many_tunnels<R: Rig>() {
         assert!(read_all(&mut stream) == sent, "every byte comes back to whom it belongs");
         writing.join().unwrap();
     };
-    let clients = R::run(Tuning { buffers_max: 2, pipes_max: 0 }, |engine| async move {
+    let clients = R::run(Tuning { buffers_max: 2, pipes_max: 0, ..Tuning::default() }, |engine| async move {
         let listener = engine.listen(at, Some(at_door)).unwrap();
         let (closed, all) = (Rc::new(Cell::new(0)), Signal::default());
         let mut clients = Vec::new();

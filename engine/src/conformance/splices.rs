@@ -10,7 +10,7 @@ use super::peers::{
     accept, address, connect, door, echo, read_all, read_exactly, read_flow, read_to_reset, reset,
     write_flow, write_until_blocked,
 };
-use super::{Outcome, Rig, Signal, Tuning, between, in_time, tunnel};
+use super::{Outcome, Rig, SMALL_TURN_BYTES, Signal, Tuning, between, in_time, tunnel};
 use crate::{Abort, Engine, EngineStats, Listener, RelaySetup, Stream};
 use sluice_relay::{End, Report, Settings, Side};
 
@@ -43,6 +43,7 @@ pub fn bulk_is_promoted_and_exact_in_both_directions<R: Rig>() {
     let settings = Settings { splice_after_full_buffers: 4, splice_demote_after: 0, ..Settings::default() };
     let outcome = exchange_bulk::<R>(Tuning::default(), settings);
     assert_eq!(outcome.stats.splice_promotions, 2, "one for each direction");
+    assert_eq!(outcome.stats.splice_demotions, 0, "to end is not to go back");
 }
 
 pub fn bulk_without_splice_is_exact<R: Rig>() {
@@ -99,6 +100,7 @@ pub fn small_messages_after_bulk_go_back_to_buffers<R: Rig>() {
         },
     );
     assert!(stats.splice_promotions >= 1, "the flow was bulk once");
+    assert_eq!(stats.splice_demotions, stats.splice_promotions, "each promotion was taken back");
     assert_eq!((stats.splicing, stats.buffers_in_use), (0, 0), "now it is small, and silent");
 }
 
@@ -250,4 +252,56 @@ pub fn bulk_leaves_small_messages_their_turn<R: Rig>() {
     for origin in origins {
         origin.join().unwrap();
     }
+}
+
+/// Bulk that waits in the sockets when the tunnel begins, so that it never has to wait for bytes: another task sees how
+/// many it moves between two turns of its own.
+pub fn a_turn_moves_so_much_and_no_more<R: Rig>() {
+    const READ_BYTES: usize = 4 * 1024 * 1024;
+    let settings = Settings { splice_after_full_buffers: 2, splice_demote_after: 0, ..Settings::default() };
+    let tuning = Tuning { small_turns: true, ..Tuning::default() };
+    let blocked = Signal::default();
+    let set = blocked.clone();
+    let client = move |mut stream: TcpStream| {
+        write_until_blocked(&mut stream);
+        set.set();
+        // The rest, as fast as it goes: there is always more.
+        let chunk = vec![b'x'; 256 * 1024];
+        while stream.write_all(&chunk).is_ok() {}
+    };
+    let origin = |mut stream: TcpStream| {
+        let mut left = READ_BYTES;
+        let mut chunk = vec![0; 1024 * 1024];
+        while left > 0 {
+            left = left.saturating_sub(std::io::Read::read(&mut stream, &mut chunk).unwrap());
+        }
+        reset(stream);
+    };
+    let ((), (), (largest, moved)) =
+        between::<R, _, _, _, _>(tuning, client, origin, |engine, downstream, upstream| async move {
+            in_time(&engine, blocked.seen()).await;
+            let setup = RelaySetup { settings, ..RelaySetup::default() };
+            let counters = std::rc::Rc::clone(&setup.counters);
+            let relay = engine.relay(downstream, upstream, setup);
+            let over = std::rc::Rc::new(std::cell::Cell::new(false));
+            let end = std::rc::Rc::clone(&over);
+            engine.spawn(async move {
+                relay.await;
+                end.set(true);
+            });
+            let (mut largest, mut before) = (0, 0);
+            let watch = async {
+                while !over.get() {
+                    engine.yield_now().await;
+                    let now = counters.to_upstream_bytes.get();
+                    largest = largest.max(now - before);
+                    before = now;
+                }
+            };
+            in_time(&engine, watch).await;
+            (largest, before)
+        });
+    assert!(moved as usize >= READ_BYTES / 2, "it was bulk: {moved}");
+    // What goes beyond: one splice more in each of two turns.
+    assert!(largest as usize <= 4 * SMALL_TURN_BYTES, "{largest} bytes between two turns of another task");
 }

@@ -103,7 +103,7 @@ fn starved<R: Rig, F: Future<Output = ()>>(body: impl FnOnce(R::Engine, [super::
             let _ = stream.read_to_end(&mut Vec::new());
         })
     });
-    R::run(Tuning { buffers_max: 1, pipes_max: 0 }, |engine| async move {
+    R::run(Tuning { buffers_max: 1, pipes_max: 0, ..Tuning::default() }, |engine| async move {
         let listener = engine.listen(at, Some(at_door)).unwrap();
         let one = in_time(&engine, listener.accept()).await.unwrap();
         let other = in_time(&engine, listener.accept()).await.unwrap();
@@ -288,4 +288,26 @@ pub fn addresses_are_told<R: Rig>() {
         (stream.peer_address(), stream.local_address())
     });
     assert_eq!(told, addresses);
+}
+
+/// A listener that is about to close: whoever was let in is served, and nobody else is let in only to be reset.
+pub fn what_is_queued_is_accepted_and_nothing_more_arrives<R: Rig>() {
+    const QUEUED: usize = 20;
+    let door = door();
+    let at = address(&door);
+    let mut queued: Vec<_> = (0..QUEUED).map(|_| connect(at)).collect();
+    let late = R::run(Tuning::default(), |engine| async move {
+        let listener = engine.listen(at, Some(door)).unwrap();
+        listener.stop_arrivals();
+        let late = thread::spawn(move || TcpStream::connect_timeout(&at, Duration::from_millis(300)));
+        for _ in 0..QUEUED {
+            let stream = in_time(&engine, listener.accept()).await.unwrap();
+            in_time(&engine, stream.send(Buffer::from(b"served".to_vec()))).await.unwrap();
+        }
+        late.join().unwrap()
+    });
+    for peer in &mut queued {
+        assert_eq!(read_all(peer), b"served");
+    }
+    assert_eq!(late.map(|_| ()).map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
 }

@@ -49,6 +49,8 @@ pub(crate) struct Io {
     pub(crate) in_flight: usize,
     pub(crate) buffers_exhausted: u64,
     pub(crate) splice_promotions: u64,
+    pub(crate) splice_demotions: u64,
+    pub(crate) splice_turn_bytes_max: usize,
     /// Directions of relays that are spliced now.
     pub(crate) splicing: usize,
     /// What the read of the eventfd is written to.
@@ -82,6 +84,8 @@ impl Io {
             in_flight: 0,
             buffers_exhausted: 0,
             splice_promotions: 0,
+            splice_demotions: 0,
+            splice_turn_bytes_max: config.splice_turn_bytes_max,
             splicing: 0,
             wake_value: Box::new(0),
             wake_fd,

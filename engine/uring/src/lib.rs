@@ -59,6 +59,8 @@ pub struct Config {
     pub pipes_max: usize,
     /// Bytes that a pipe is asked to hold.
     pub pipe_bytes: usize,
+    /// Bytes that one direction of a relay may splice in one turn; one splice more may be as large as a pipe.
+    pub splice_turn_bytes_max: usize,
     /// Never sleep: a whole core for the lowest latency.
     pub busy_poll: bool,
 }
@@ -72,6 +74,7 @@ impl Default for Config {
             ring_buffers: limits::RING_BUFFERS,
             pipes_max: limits::PIPES_MAX,
             pipe_bytes: limits::PIPE_BYTES,
+            splice_turn_bytes_max: limits::SPLICE_TURN_BYTES_MAX,
             busy_poll: false,
         }
     }
@@ -166,6 +169,7 @@ impl Engine for UringEngine {
             buffers_in_use: in_use.saturating_sub(io.buffers.published()),
             buffers_exhausted: io.buffers_exhausted,
             splice_promotions: io.splice_promotions,
+            splice_demotions: io.splice_demotions,
             splicing: io.splicing,
             tasks_panicked: self.core.executor.panics(),
             completions_lost: io.ring.completions_lost(),

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use io_uring::{opcode, types};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket as NewSocket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket as NewSocket, Type};
 
 use crate::core::Core;
 use crate::io::Io;
@@ -23,6 +23,9 @@ use crate::stream::Stream;
 
 /// Submissions that closing a listener at once may take: one for the cancellation, one for what comes of it, one to spare.
 const CLOSE_ROUNDS_MAX: usize = 3;
+
+/// The whole filter program: no byte of any packet passes (BPF_RET | BPF_K, 0).
+const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
 /// A listener between submission and completion. The slot lives until its accepts have ended.
 pub(crate) struct ListenerSlot {
@@ -184,6 +187,15 @@ impl sluice_engine::Listener for Listener {
 
     fn local_address(&self) -> SocketAddr {
         self.address
+    }
+
+    fn stop_arrivals(&self) {
+        self.core.with_io(|io| {
+            if let Some(listener) = io.listeners.get_mut(self.key) {
+                // Without it connections may still be queued when the listener closes: nothing to tell anybody.
+                let _ = SockRef::from(&listener.socket).attach_filter(&[DROP_ALL]);
+            }
+        });
     }
 }
 

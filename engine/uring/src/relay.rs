@@ -137,8 +137,12 @@ impl Io {
             Action::SpliceIn { from } => self.splice_in(key, from),
             Action::SpliceOut { from } => self.splice_out(key, from),
             Action::ReleasePipe { from } => {
-                let path = &mut self.relays.get_mut(key)?.paths[from.index()];
-                path.spliced = false;
+                let slot = self.relays.get_mut(key)?;
+                let has_ended = slot.machine.has_ended(from);
+                let path = &mut slot.paths[from.index()];
+                // A direction that has ended needs its pipe no longer; one that is open has become small.
+                let was_spliced = std::mem::take(&mut path.spliced);
+                self.splice_demotions += u64::from(was_spliced && !has_ended);
                 let pipe = path.pipe.take();
                 pipe.into_iter().for_each(|pipe| self.pipes.give(pipe));
                 None

@@ -9,7 +9,6 @@ use rustix::pipe::{SpliceFlags, splice};
 use sluice_relay::{Input, Side};
 
 use crate::io::Io;
-use crate::limits::SPLICE_TURN_BYTES_MAX;
 use crate::ops::{Kind, encode};
 use crate::slab::Key;
 
@@ -29,12 +28,12 @@ impl Io {
         let relay = self.relays.get_mut(key)?;
         let source = relay.sockets[from.index()];
         let path = &mut relay.paths[from.index()];
-        if path.burst_bytes >= SPLICE_TURN_BYTES_MAX {
+        if path.burst_bytes >= self.splice_turn_bytes_max {
             self.continuing.push(Continuation { relay: key, from });
             return None;
         }
         let Some(mut pipe) = path.pipe.take().or_else(|| self.pipes.take()) else {
-            path.spliced = false;
+            self.splice_demotions += u64::from(std::mem::take(&mut path.spliced));
             return Some(Input::SpliceUnavailable { from });
         };
         self.splice_promotions += u64::from(!path.spliced);
@@ -57,7 +56,10 @@ impl Io {
                 self.push_poll(source, Kind::PollIn);
                 None
             }
-            Err(Errno::INVAL | Errno::NOMEM) => Some(Input::SpliceUnavailable { from }),
+            Err(Errno::INVAL | Errno::NOMEM) => {
+                self.splice_demotions += u64::from(std::mem::take(&mut path.spliced));
+                Some(Input::SpliceUnavailable { from })
+            }
             Err(_) => Some(Input::Failed { side: from }),
         }
     }

@@ -1,13 +1,15 @@
 //! The checks themselves; each looks at one thing.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
 use sluice_config::{EngineChoice, Plan, Source};
+use sluice_controlplane::descriptors::Budget;
 use sluice_controlplane::dns;
 
 use super::Finding;
@@ -26,7 +28,7 @@ pub(super) fn all(product: &Product, source: &Source) -> Vec<Finding> {
     let choice = plan.as_ref().map_or(EngineChoice::Auto, |plan| plan.dataplane.engine);
     findings.extend((product.examine)(choice));
     findings.push(seccomp());
-    findings.push(descriptors());
+    findings.push(descriptors(product, plan.as_ref()));
     findings.push(capabilities());
     findings.push(processors(product, plan.as_ref()));
     findings.extend(dns_servers(plan.as_ref()));
@@ -78,21 +80,38 @@ fn seccomp() -> Finding {
     }
 }
 
-fn descriptors() -> Finding {
+fn descriptors(product: &Product, plan: Option<&Plan>) -> Finding {
     const ABOUT: &str = "open files";
+    const REMEDY: &str = "raise LimitNOFILE= (systemd) or --ulimit nofile= (containers) to 1048576";
     let limit = getrlimit(Resource::Nofile);
     let soft = limit.current.unwrap_or(u64::MAX);
     let hard = limit.maximum.unwrap_or(u64::MAX);
-    let found =
-        format!("soft {soft}, hard {hard}; sluice raises soft to hard and carries 45 % as connections");
-    if hard < DESCRIPTORS_MIN {
-        return Finding::warn(
-            ABOUT,
-            found,
-            "raise LimitNOFILE= (systemd) or --ulimit nofile= (containers) to 1048576",
-        );
+    let found = format!("soft {soft}, hard {hard}; sluice raises soft to hard");
+    let Some(plan) = plan else {
+        return if hard < DESCRIPTORS_MIN {
+            Finding::warn(ABOUT, found, REMEDY)
+        } else {
+            Finding::ok(ABOUT, found)
+        };
+    };
+    match Budget::divide(&plan.limits, hard, workers(product, plan), plan.doors.len()) {
+        Err(refused) => Finding::fail(ABOUT, format!("{found}, and does not start: {refused}"), REMEDY),
+        Ok(budget) => {
+            let found = format!("{found} and carries {} connections", budget.connections_max);
+            if hard < DESCRIPTORS_MIN || budget.reduced {
+                return Finding::warn(ABOUT, found, REMEDY);
+            }
+            Finding::ok(ABOUT, found)
+        }
     }
-    Finding::ok(ABOUT, found)
+}
+
+/// How many workers would run; one where that cannot be told, which has a finding of its own.
+fn workers(product: &Product, plan: &Plan) -> usize {
+    let Ok(allowed) = cores::allowed() else { return 1 };
+    let configured = plan.dataplane.cores.as_deref();
+    cores::for_workers(product.workers, configured, &allowed, cores::quota())
+        .map_or(1, |(cores, _)| cores.len())
 }
 
 fn capabilities() -> Finding {
@@ -155,7 +174,14 @@ fn ask(server: SocketAddr) -> std::io::Result<()> {
     socket.connect(server)?;
     socket.send(&ROOT_NS)?;
     let mut answer = [0; 512];
-    let length = socket.recv(&mut answer)?;
+    let end = Instant::now() + DNS_TIMEOUT;
+    // The kernel does not restart a receive that has a timeout; one was seen interrupted, with the io_uring self-test before it.
+    let length = loop {
+        match socket.recv(&mut answer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted && Instant::now() < end => {}
+            received => break received?,
+        }
+    };
     let is_answer = length >= 12 && answer[..2] == ROOT_NS[..2] && answer[2] & 0x80 != 0;
     if is_answer { Ok(()) } else { Err(std::io::Error::other("what it sent is no DNS answer")) }
 }

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod config;
+pub mod container;
 pub mod dns;
 pub mod gateway;
 pub mod hello;

@@ -55,6 +55,21 @@ impl Netns {
         self.run("nft", &[&format!("add rule inet watch out ip daddr {range} counter")]);
     }
 
+    /// Gives it a way out for every address of both families, on which all TCP and UDP is counted and nobody answers.
+    pub fn uplink(&self) {
+        self.run("ip", &["link", "add", "uplink", "type", "veth", "peer", "name", "beyond"]);
+        self.run("ip", &["link", "set", "beyond", "up"]);
+        self.run("ip", &["link", "set", "uplink", "up"]);
+        self.run("ip", &["address", "add", "192.0.2.2/24", "dev", "uplink"]);
+        self.run("ip", &["-6", "address", "add", "2001:db8::2/64", "dev", "uplink", "nodad"]);
+        self.run("ip", &["route", "add", "default", "dev", "uplink"]);
+        self.run("ip", &["-6", "route", "add", "default", "dev", "uplink", "metric", "1"]);
+        self.run("nft", &["add table inet watch"]);
+        self.run("nft", &["add chain inet watch out { type filter hook output priority 0; }"]);
+        // Neighbour discovery and the like are the kernel's own and no connection.
+        self.run("nft", &["add rule inet watch out oifname uplink meta l4proto { tcp, udp } counter"]);
+    }
+
     /// Packets counted so far.
     ///
     /// # Panics

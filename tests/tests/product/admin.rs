@@ -1,7 +1,15 @@
 //! The admin API and the endpoints for probes and scrapes.
 
-use sluice_tests::harness::gateway::get;
-use sluice_tests::harness::{Gateway, Http, Origin, Service, allow_any, registry_only, until};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use sluice_tests::harness::gateway::{Start, get};
+use sluice_tests::harness::wait::let_pass;
+use sluice_tests::harness::{
+    DEADLINE, Dns, Gateway, Http, Origin, Service, allow_any, engine, registry_only, until,
+};
 
 #[test]
 fn every_endpoint_answers() {
@@ -109,7 +117,22 @@ fn a_browser_that_was_led_here_by_a_name_is_refused() {
     assert_eq!(ask("localhost.evil.test"), 403);
     let mut http = Http::connect(gateway.admin());
     http.send("POST /config HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    assert_eq!(http.response().status, 405);
+    let refused = http.response();
+    assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD")));
+}
+
+#[test]
+fn a_probe_that_asks_by_head_gets_the_head() {
+    let gateway = Gateway::start(&allow_any());
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/none", 404)] {
+        let mut http = Http::connect(gateway.admin());
+        http.send(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+        let (answer, _) = http.rest();
+        let text = String::from_utf8_lossy(&answer).to_lowercase();
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path}: {head}");
+        assert!(head.contains("content-length: ") && body.is_empty(), "{path}: {text}");
+    }
 }
 
 #[test]
@@ -156,4 +179,84 @@ fn admin_answers_while_the_data_plane_is_busy() {
     assert!(times[10] < std::time::Duration::from_secs(2), "{times:?}");
     stop.shutdown(std::net::Shutdown::Both).ok();
     reader.join().expect("no panic");
+}
+
+/// A new connection, one request and its answer.
+fn round_trip(address: SocketAddr) -> Duration {
+    let start = Instant::now();
+    assert_eq!(get(address, "/healthz").status, 200);
+    start.elapsed()
+}
+
+/// The value below which nine in ten lie, and the largest.
+fn ninth_and_last(times: &mut [Duration]) -> (Duration, Duration) {
+    times.sort();
+    (times[times.len() * 9 / 10], times[times.len() - 1])
+}
+
+#[test]
+fn health_is_answered_soon_whatever_else_control_has_to_do() {
+    const HOSTS: usize = 200_000;
+    let origin = Origin::http("x");
+    let dns = Dns::start();
+    dns.silence(true);
+    let start = Start::new("");
+    let hosts: String = (0..HOSTS).map(|index| format!("host-{index}.example.test\n")).collect();
+    std::fs::write(start.folder().join("hosts.txt"), hosts).expect("written");
+    let many = format!("hosts_file = \"{}\"", start.folder().join("hosts.txt").display());
+    let config = registry_only()
+        + &Service::new("a", "a.test").port(80, "HTTP", origin.address()).toml()
+        + &Service::new("many", "n.test").resolved_port(80, "HTTP", origin.port()).with(&many).toml()
+        + &dns.toml("timeout_ms = 1000")
+        + "[admin]\nbind = \"127.0.0.1:0\"\n[access_log]\nformat = \"json\"\n"
+        + &format!("[dataplane]\nengine = \"{}\"\n", engine());
+    std::fs::write(start.folder().join("sluice.toml"), config).expect("written");
+    let gateway = start.ready();
+    let reloads = || gateway.stderr().matches("configuration in force").count();
+    let stop = AtomicBool::new(false);
+    let (mut answers, mut bare) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        // Traffic on the door, names that no server answers for, and the registry again and again.
+        scope.spawn(|| {
+            let mut client = gateway.client();
+            while !stop.load(Relaxed) {
+                assert_eq!(client.get("http://a.test/").status, 200);
+            }
+        });
+        scope.spawn(|| {
+            for index in (0..HOSTS).take_while(|_| !stop.load(Relaxed)) {
+                let name = format!("host-{index}.example.test");
+                gateway.client().send(format!("GET http://{name}/ HTTP/1.1\r\nHost: {name}\r\n\r\n"));
+                let_pass(Duration::from_millis(5));
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                gateway.signal(Signal::HUP);
+                let_pass(Duration::from_millis(20));
+            }
+        });
+        // Beside each answer what the same costs on this machine without a gateway.
+        let end = Instant::now() + 2 * DEADLINE;
+        while Instant::now() < end && (answers.len() < 250 || reloads() < 1) {
+            bare.push(round_trip(origin.address()));
+            answers.push(round_trip(gateway.admin()));
+            let_pass(Duration::from_millis(10));
+        }
+        stop.store(true, Relaxed);
+    });
+    let reloads = reloads();
+    assert!(reloads >= 1, "the registry was read and compiled meanwhile");
+    let ((bare_ninth, bare_last), (ninth, last)) = (ninth_and_last(&mut bare), ninth_and_last(&mut answers));
+    println!(
+        "{reloads} reloads; nine in ten within {ninth:?} (bare: {bare_ninth:?}), the last {last:?} ({bare_last:?})"
+    );
+    assert!(
+        ninth <= Duration::from_millis(50) + 5 * bare_ninth,
+        "nine in ten within {ninth:?}, bare {bare_ninth:?}"
+    );
+    assert!(
+        last <= Duration::from_millis(300) + 5 * bare_last,
+        "the last after {last:?}, bare {bare_last:?}"
+    );
 }

@@ -128,6 +128,9 @@ fn explain_tells_the_trail_and_exits_by_the_verdict() {
         (&json["reason"], json["verdict"].as_str().or(json["decision"].as_str())),
         (&"not_registered".into(), Some("deny"))
     );
+    // What the gateway would answer with 400 is a denial; what is no question is a mistake.
+    let (code, said) = ask(&["--to", "http://127.1/"]);
+    assert!(code == 1 && said.starts_with("deny: malformed"), "{code}: {said}");
     assert_eq!(ask(&["--to", "not a host"]).0, 64);
     let (code, said) = ask(&["--from", "no/such", "--to", "a.test:80"]);
     assert!(code == 1 && said.contains("no [[workload]] names"), "{said}");

@@ -1,11 +1,11 @@
 //! Bad input and faults: each gets its specific answer, a counter and a log line, and nothing else is disturbed.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use sluice_tests::harness::gateway::{Start, binary};
+use sluice_tests::harness::gateway::Start;
 use sluice_tests::harness::wait::let_pass;
-use sluice_tests::harness::{Ending, Gateway, Http, Origin, Service, allow_any, door, registry_only, until};
+use sluice_tests::harness::{Ending, Gateway, Http, Origin, Service, allow_any, door, registry_only};
 
 fn gateway_to(origin: &Origin, more: &str) -> Gateway {
     let service =
@@ -150,51 +150,6 @@ fn requests_split_and_merged_anywhere_mean_the_same() {
 }
 
 #[test]
-fn out_of_descriptors_it_backs_off_and_recovers_and_admin_answers() {
-    let origin = Origin::echo();
-    let service = Service::new("a", "a.test").port(9000, "TCP", origin.address()).toml();
-    // The cap is set higher than the descriptors last, so that it is the system that refuses.
-    let config =
-        registry_only() + &service + "[limits]\nconnections_percent_max = 49\ncontrol_descriptors = 8\n";
-    let mut limited = Command::new("prlimit");
-    limited.args(["--nofile=96:96", "--"]).arg(binary());
-    let gateway = Start::through(limited, &config).ready();
-    let mut clients = Vec::new();
-    // Many more than it can hold; what it does not accept waits in the kernel's queue.
-    for _ in 0..120 {
-        clients.push(gateway.client());
-    }
-    for client in &mut clients {
-        client.send("CONNECT a.test:9000 HTTP/1.1\r\nHost: a.test:9000\r\n\r\n");
-    }
-    until("a limit that is told", || {
-        let metrics = gateway.metrics();
-        let told = ["egress_connection_limit_reached_total", "egress_accept_errors_total"];
-        (told.iter().map(|name| sluice_tests::harness::gateway::sum(&metrics, name, &[])).sum::<f64>() > 0.0)
-            .then_some(())
-    });
-    until("a line in the log", || {
-        let log = gateway.stderr();
-        (log.contains("connection limit reached") || log.contains("cannot accept")).then_some(())
-    });
-    assert_eq!(gateway.admin_get("/healthz").status, 200);
-    let answered = clients[0].response_to("CONNECT").status;
-    assert_eq!(answered, 200, "those that were accepted are served");
-    drop(clients);
-    until("recovery", || {
-        let mut client = gateway.client();
-        client.stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-        client.try_send("GET http://b.test/ HTTP/1.1\r\nHost: b.test\r\n\r\n").then_some(())?;
-        (client.response().status == 502).then_some(())
-    });
-    assert!(
-        gateway.stderr().contains("connection") || gateway.stderr().contains("descriptor"),
-        "{}",
-        gateway.stderr()
-    );
-}
-
-#[test]
 fn a_full_disk_drops_lines_and_counts_them_and_forwarding_goes_on() {
     let origin = Origin::http("x");
     let service = Service::new("a", "a.test").port(80, "HTTP", origin.address()).toml();
@@ -225,62 +180,4 @@ fn a_reader_of_the_log_that_stalls_holds_up_nobody() {
         assert_eq!(client.get("http://127.0.0.1:1/a-path-that-makes-the-line-longer").status, 502);
     }
     assert_eq!(gateway.admin_get("/healthz").status, 200);
-}
-
-/// The limit of a running process is lowered to what it holds now, and later raised again.
-fn limit_descriptors(gateway: &Gateway, to: Option<u64>) -> rustix::process::Rlimit {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
-    let pid = i32::try_from(gateway.id()).ok().and_then(Pid::from_raw);
-    let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
-    prlimit(pid, Resource::Nofile, Rlimit { current: to.or(hard), maximum: hard }).expect("root may")
-}
-
-#[test]
-fn when_accept_fails_for_want_of_descriptors_the_door_rests_and_recovers() {
-    let origin = Origin::http("x");
-    let gateway = gateway_to(&origin, "");
-    let mut steady = gateway.client();
-    assert_eq!(steady.get("http://a.test/").status, 200);
-    // A limit that leaves two descriptors: the system gives the lowest free numbers first.
-    let is_open =
-        |number: &u64| std::path::Path::new(&format!("/proc/{}/fd/{number}", gateway.id())).exists();
-    let free = (0..).filter(|number| !is_open(number)).nth(2).expect("numbers do not end");
-    limit_descriptors(&gateway, Some(free));
-    let mut waiting: Vec<Http> = (0..60).map(|_| gateway.client()).collect();
-    for _ in 0..10 {
-        assert_eq!(steady.get("http://b.test/").status, 502, "who is in is served");
-    }
-    let line = gateway.wait_log("cannot accept");
-    assert!(line.contains("os error 24"), "{line}");
-    let start = Instant::now();
-    limit_descriptors(&gateway, None);
-    for client in &mut waiting {
-        assert_eq!(client.get("http://b.test/").status, 502, "who waited is served");
-    }
-    println!("60 waiting clients were served {:?} after there was room", start.elapsed());
-    gateway.wait_metric("egress_accept_errors_total", &["EMFILE"], 1.0);
-    assert_eq!(gateway.client().get("http://a.test/").status, 200);
-    assert_eq!(gateway.admin_get("/readyz").status, 200);
-}
-
-#[test]
-fn a_door_at_the_connection_cap_lets_the_next_in_when_one_leaves() {
-    let origin = Origin::echo();
-    let service = Service::new("a", "a.test").port(9000, "TCP", origin.address()).toml();
-    let mut limited = Command::new("prlimit");
-    limited.args(["--nofile=200:200", "--"]).arg(binary());
-    let config = registry_only() + &service + "[limits]\nconnections_percent_max = 10\n";
-    let gateway = Start::through(limited, &config).ready();
-    let max = gateway.metric("egress_connections_max", &[]) as usize;
-    assert!((5..=20).contains(&max), "{max}");
-    let mut inside: Vec<Http> = (0..max).map(|_| gateway.client()).collect();
-    for client in &mut inside {
-        assert_eq!(client.connect_to("a.test:9000").status, 200);
-    }
-    let mut next = gateway.client();
-    next.send("CONNECT a.test:9000 HTTP/1.1\r\nHost: a.test:9000\r\n\r\n");
-    gateway.wait_metric("egress_connection_limit_reached_total", &[], 1.0);
-    assert_eq!(gateway.admin_get("/healthz").status, 200);
-    drop(inside.pop());
-    assert_eq!(next.response_to("CONNECT").status, 200);
 }

@@ -1,11 +1,16 @@
 //! The access log: golden lines in both formats, where they go, and that nobody can forge one.
 
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sluice_tests::harness::gateway::Start;
+use sluice_tests::harness::gateway::{Start, binary};
 use sluice_tests::harness::{Gateway, Origin, Service, registry_only, until};
+
+/// Starts a program for which io_uring is blocked.
+const WITHOUT_IO_URING: &str = env!("CARGO_BIN_EXE_without_io_uring");
 
 /// The keys of a JSON line in order: Istio's, then ours.
 const KEYS: [&str; 33] = [
@@ -197,6 +202,51 @@ fn a_file_is_appended_to_and_reopened_on_sigusr1() {
     drop(client);
     assert_eq!(gateway.stop(), 0);
     assert_eq!(lines(&path), 1);
+}
+
+/// How long after the end of a lone response on an idle gateway its line is to be seen: the middle one of five, because
+/// one may wait for the machine.
+fn line_delay(gateway: &Gateway, lines: impl Fn() -> usize) -> Duration {
+    let mut delays: Vec<Duration> = (1..=5)
+        .map(|count| {
+            let mut client = gateway.client();
+            assert_eq!(client.get("http://a.test/").status, 200);
+            let start = Instant::now();
+            until("the line", || (lines() >= count).then_some(()));
+            start.elapsed()
+        })
+        .collect();
+    delays.sort();
+    println!("lines seen after {delays:?}");
+    delays[2]
+}
+
+#[test]
+fn a_line_is_seen_within_a_second_of_its_response() {
+    let origin = Origin::http("x");
+    let second = Duration::from_secs(1);
+    for format in ["text", "json"] {
+        let format = format!("[access_log]\nformat = \"{format}\"\n");
+        let gateway = Gateway::start(&config(&origin, &format));
+        let delay = line_delay(&gateway, || gateway.log_lines().len());
+        assert!(delay < second, "on standard output, {format}: {delay:?}");
+        // Through tokio-uring where the system allows it, and by plain calls where it does not.
+        for blocked in [false, true] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("access.log");
+            let mut command = Command::new(if blocked { Path::new(WITHOUT_IO_URING) } else { binary() });
+            if blocked {
+                command.arg(binary());
+            }
+            let log = format!("{format}path = \"{}\"\n[dataplane]\nengine = \"auto\"\n", path.display());
+            let gateway = Start::through(command, &config(&origin, &log)).ready();
+            if blocked {
+                gateway.wait_log("written by plain file calls");
+            }
+            let delay = line_delay(&gateway, || lines(&path));
+            assert!(delay < second, "in a file, {format}, io_uring blocked: {blocked}: {delay:?}");
+        }
+    }
 }
 
 #[test]

@@ -128,6 +128,7 @@ fn a_bulk_flow_turns_small_again_and_both_parts_arrive() {
         assert_eq!(client.exactly(4), n.to_be_bytes());
     }
     gateway.wait_metric("egress_relay_splice_promotions_total", &[], 1.0);
+    gateway.wait_metric("egress_relay_splice_demotions_total", &[], 1.0);
     until("no direction by splice", || {
         gateway.connections().iter().all(|row| row["path"] == "buffers").then_some(())
     });

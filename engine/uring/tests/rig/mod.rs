@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use sluice_engine::conformance::{Rig, Tuning};
+use sluice_engine::conformance::{Rig, SMALL_TURN_BYTES, Tuning};
 use sluice_engine_uring::{Config, UringEngine};
 
 /// The io_uring engine.
@@ -12,8 +12,12 @@ impl Rig for Uring {
     type Engine = UringEngine;
 
     fn run<F: Future>(tuning: Tuning, body: impl FnOnce(UringEngine) -> F) -> F::Output {
-        let Tuning { buffers_max: pool_buffers_max, pipes_max } = tuning;
-        let engine = UringEngine::new(Config { pool_buffers_max, pipes_max, ..Config::default() });
+        let Tuning { buffers_max: pool_buffers_max, pipes_max, small_turns } = tuning;
+        let mut config = Config { pool_buffers_max, pipes_max, ..Config::default() };
+        if small_turns {
+            (config.splice_turn_bytes_max, config.pipe_bytes) = (SMALL_TURN_BYTES, SMALL_TURN_BYTES);
+        }
+        let engine = UringEngine::new(config);
         let engine = engine.expect("an engine");
         engine.block_on(body(engine.clone()))
     }
