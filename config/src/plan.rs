@@ -53,7 +53,7 @@ pub struct Door {
     pub kind: DoorKind,
     /// Where it listens.
     pub bind: SocketAddr,
-    /// Whether proxy credentials are asked for (`http_proxy`).
+    /// Whether proxy credentials are asked for (`http_proxy`, `socks5`).
     pub auth: Auth,
     /// The port that is decided on and dialled (`tls`: else the door's own; `tcp`: always filled in from the service).
     pub destination_port: Option<u16>,

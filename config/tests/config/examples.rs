@@ -45,6 +45,20 @@ fn allow_any_means_what_it_says() {
 }
 
 #[test]
+fn behind_a_load_balancer_means_what_it_says() {
+    let plan = example("behind-a-load-balancer.toml").plan;
+    let expected: Vec<Option<bool>> = plan
+        .doors
+        .iter()
+        .map(|door| door.proxy_protocol.as_ref().map(|expected| expected.use_destination))
+        .collect();
+    assert_eq!(expected, [Some(false), Some(true), None]);
+    assert_eq!(plan.doors[2].kind, DoorKind::Socks5);
+    assert_eq!(plan.doors[2].auth, sluice_config::Auth::Required);
+    assert_eq!(&*plan.credentials[0].user, "batch");
+}
+
+#[test]
 fn registry_only_means_what_it_says() {
     let plan = example("registry-only.toml").plan;
     assert_eq!(plan.mode, Mode::RegistryOnly);

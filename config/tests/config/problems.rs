@@ -178,7 +178,7 @@ fn syntax() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    for kind in ["http", "transparent", "socks5", "mesh", "hbone", "dns"] {
+    for kind in ["http", "transparent", "mesh", "hbone", "dns"] {
         let problem =
             error(&format!("mode = \"allow_any\"\n[[listener]]\nkind = \"{kind}\"\nbind = \"127.0.0.1:1\""));
         assert_eq!((problem.line, problem.column), (3, 8), "{problem}");

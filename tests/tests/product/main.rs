@@ -16,5 +16,6 @@ mod parity;
 mod proxy_protocol;
 mod reach;
 mod reload;
+mod socks5;
 mod start;
 mod tunnels;
