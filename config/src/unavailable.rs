@@ -31,7 +31,6 @@ pub(crate) const TABLE: &[Unavailable] = &[
     key("service.tls", "let the client speak TLS through CONNECT or the tls door"),
     key("service.endpoints.locality", "remove it; endpoints are chosen by weight"),
     key("service.source_address", "remove it; the kernel's choice of source address is used"),
-    key("registry.service_entries", "write the entries as [[service]]"),
     key("telemetry.otlp", "scrape [telemetry.prometheus]"),
     value("dataplane.busy_poll", "true", "remove it or set it to false"),
     key("limits.mesh_handshake_timeout_ms", "it belongs to the mesh door"),

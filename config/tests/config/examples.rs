@@ -98,6 +98,20 @@ fn databases_have_doors_of_their_own() {
 }
 
 #[test]
+fn service_entries_stand_beside_services() {
+    let plan = example("service-entries.toml").plan;
+    let names: Vec<String> = plan
+        .policy_input
+        .services
+        .iter()
+        .map(|service| format!("{}/{}", service.namespace, service.name))
+        .collect();
+    assert_eq!(names, ["shop/payments-api", "shop/public-apis", "shop/storage", "shop/orders-db"]);
+    assert_eq!(plan.doors[1].destination_port, Some(5432));
+    assert_eq!(plan.policy_input.services[3].endpoints[1].ports[0].1, 6432);
+}
+
+#[test]
 fn the_reference_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
     let generated = reference_markdown();

@@ -197,11 +197,6 @@ fn what_is_not_built_is_refused_by_name() {
         (service, "tls = { anything = true }", "service[0].tls"),
         (
             "mode = \"allow_any\"\n\n\n\n",
-            "registry.service_entries = [\"*.yaml\"]",
-            "registry.service_entries",
-        ),
-        (
-            "mode = \"allow_any\"\n\n\n\n",
             "telemetry.otlp = { endpoint = \"http://127.0.0.1:4317\" }",
             "telemetry.otlp",
         ),

@@ -10,6 +10,7 @@ mod http1;
 mod http1_auth;
 mod http1_peers;
 mod http1_upgrade;
+mod istio;
 mod logs;
 mod names;
 mod parity;
