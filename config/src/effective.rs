@@ -3,6 +3,7 @@
 use figment::value::{Num, Value};
 use serde_json::{Map, json};
 
+use crate::istio::Imported;
 use crate::layers::Layers;
 use crate::spans::join;
 
@@ -12,6 +13,8 @@ pub(crate) struct Effective {
     file: Option<String>,
     values: serde_json::Value,
     layers: Map<String, serde_json::Value>,
+    /// The services that stand in other files, each with its place.
+    entries: Vec<serde_json::Value>,
 }
 
 impl Effective {
@@ -22,13 +25,28 @@ impl Effective {
             file: layers.document.as_ref().map(|document| document.name.to_string()),
             values: values(value),
             layers: origins,
+            entries: layers.all_imported().iter().map(origin).collect(),
         }
     }
 
-    /// `file`, `values` (nested as in the file), `from` (key path → default, file, environment or flag).
+    /// `file`, `values` (nested as in the file), `from` (key path → default, file, environment or flag),
+    /// `service_entries` (each service of another file with its file and line).
     pub(crate) fn to_json(&self) -> serde_json::Value {
-        json!({ "file": self.file, "values": self.values, "from": self.layers })
+        json!({
+            "file": self.file,
+            "values": self.values,
+            "from": self.layers,
+            "service_entries": self.entries,
+        })
     }
+}
+
+fn origin(service: &Imported) -> serde_json::Value {
+    let table = &service.table;
+    json!({
+        "service": format!("{}/{}", table.namespace, table.name),
+        "from": format!("{}:{}", service.file, service.place.line),
+    })
 }
 
 /// Secrets are never part of the values, only the files that hold them; a place for each says so.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use figment::value::{Dict, Map, Num, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
+use crate::istio::Imported;
 use crate::problem::Problem;
 use crate::schema::{self, Key, Kind, Presence, Section};
 use crate::source::Override;
@@ -24,6 +25,10 @@ pub(crate) struct Layers {
     figment: Figment,
     /// Key path → flag as typed.
     flags: BTreeMap<String, String>,
+    /// The services from elsewhere: they follow the `[[service]]` tables of the file.
+    imported: Vec<Imported>,
+    /// The index of the first of them among all services.
+    first_imported: usize,
 }
 
 /// Where a value comes from.
@@ -33,6 +38,8 @@ pub(crate) enum Layer {
     File,
     Environment,
     Flag,
+    /// A file that `registry.service_entries` names.
+    Entries,
 }
 
 impl Layer {
@@ -42,6 +49,7 @@ impl Layer {
             Self::File => "file",
             Self::Environment => "environment",
             Self::Flag => "flag",
+            Self::Entries => "service_entries",
         }
     }
 }
@@ -81,7 +89,47 @@ impl Layers {
         // Invariant: our providers never fail, and the empty path is the whole.
         let value = figment.find_value("").unwrap_or_else(|_| Value::from(Dict::new()));
         let flags = overrides.iter().map(|each| (each.key.clone(), each.flag.clone())).collect();
-        Self { value, document, figment, flags }
+        Self { value, document, figment, flags, imported: Vec::new(), first_imported: 0 }
+    }
+
+    /// Adds services that stand in other files, after those of this configuration.
+    pub(crate) fn import(&mut self, services: Vec<Imported>) {
+        let first = match self.value.find_ref("service") {
+            None => 0,
+            Some(Value::Array(_, tables)) => tables.len(),
+            // Reported with the structure; nothing may be hidden behind other services.
+            Some(_) => return,
+        };
+        if services.is_empty() {
+            return;
+        }
+        // Invariant: texts, numbers, lists and maps of them are values.
+        let value = |service: &Imported| {
+            Value::serialize(&service.table).unwrap_or_else(|_| Value::from(Dict::new()))
+        };
+        let tables: Vec<Value> = services.iter().map(value).collect();
+        let dict = Dict::from([("service".to_owned(), Value::from(tables))]);
+        self.figment = std::mem::take(&mut self.figment).admerge(Named(Layer::Entries, dict));
+        self.value = self.figment.find_value("").unwrap_or_else(|_| Value::from(Dict::new()));
+        self.imported = services;
+        self.first_imported = first;
+    }
+
+    /// The imported service that a path leads to, and the rest of the path.
+    fn imported<'p>(&self, path: &'p str) -> Option<(&Imported, &'p str)> {
+        let (index, rest) = path.strip_prefix("service[")?.split_once(']')?;
+        let index = index.parse::<usize>().ok()?.checked_sub(self.first_imported)?;
+        Some((self.imported.get(index)?, rest.strip_prefix('.').unwrap_or(rest)))
+    }
+
+    /// Every imported service.
+    pub(crate) fn all_imported(&self) -> &[Imported] {
+        &self.imported
+    }
+
+    /// Whether this path leads into an imported service.
+    pub(crate) fn is_imported(&self, path: &str) -> bool {
+        self.imported(path).is_some()
     }
 
     /// The layer that set this value.
@@ -90,6 +138,7 @@ impl Layers {
             Some("file") => Layer::File,
             Some("environment") => Layer::Environment,
             Some("flag") => Layer::Flag,
+            Some("service_entries") => Layer::Entries,
             _ => Layer::Default,
         }
     }
@@ -103,6 +152,11 @@ impl Layers {
         message: impl Into<String>,
         suggestion: Option<String>,
     ) -> Problem {
+        if let Some((service, rest)) = self.imported(path) {
+            let spans::Place { line, column } = service.place(rest);
+            let (file, key) = (Arc::clone(&service.file), service.key(rest));
+            return Problem { file, line, column, key, message: message.into(), suggestion };
+        }
         let layer = value.map_or(Layer::File, |value| self.layer(value));
         let mut place = spans::Place::default();
         let file: Arc<str> = match (layer, &self.document) {

@@ -9,7 +9,10 @@ mod check;
 mod diff;
 mod docs;
 mod effective;
+mod entry_files;
 mod hosts_file;
+mod import;
+mod istio;
 mod layers;
 mod load;
 mod plan;
@@ -25,6 +28,8 @@ mod unavailable;
 
 pub use diff::{Diff, diff};
 pub use docs::reference_markdown;
+pub use entry_files::FilePattern;
+pub use import::{Import, ImportSource, import_istio};
 pub use load::{Loaded, load};
 pub use plan::{
     AccessLog, AccessLogFormat, AccessLogLines, Admin, Auth, Capture, Credential, Dataplane, Deny, DenyTls,

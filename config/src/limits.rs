@@ -16,3 +16,13 @@ pub const WARNINGS_MAX: usize = 200;
 pub const QUOTE_CHARS_MAX: usize = 80;
 /// Longest `[deny] contact` text, in bytes: it goes into every denial.
 pub const CONTACT_BYTES_MAX: usize = 256;
+/// Largest file of Istio resources that is read, in bytes.
+pub const ENTRY_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Files of Istio resources that one configuration reads.
+pub const ENTRY_FILES_MAX: usize = 10_000;
+/// Levels of nesting of a YAML file.
+pub const YAML_DEPTH_MAX: usize = 64;
+/// Values and keys of a YAML file, what its aliases repeat included.
+pub const YAML_NODES_MAX: usize = 8_000_000;
+/// Further lines that a warning about several places of one file names.
+pub const LINES_NAMED_MAX: usize = 8;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::check::Check;
+use crate::entry_files;
 use crate::layers::{self, Layers};
 use crate::limits::{FILE_BYTES_MAX, PROBLEMS_MAX};
 use crate::plan::Plan;
@@ -31,17 +32,19 @@ pub fn load(source: &Source) -> Result<Loaded, Report> {
     let file = find(source).map_err(only)?;
     let document = file.as_deref().map(document).transpose().map_err(only)?;
     let mut errors = Vec::new();
-    let layers = Layers::merge(document, &source.environment, &source.overrides, &mut errors);
-    let value = structure::check(&layers, &mut errors);
+    let mut warnings = Vec::new();
+    let mut layers = Layers::merge(document, &source.environment, &source.overrides, &mut errors);
     let folder = file.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
+    let entries = entry_files::load(&layers, &folder, &mut errors, &mut warnings);
+    layers.import(entries.services);
+    let value = structure::check(&layers, &mut errors);
     let check = Check {
-        layers: &layers,
         now: source.now,
         hash_seed: source.hash_seed,
-        errors: RefCell::new(errors),
-        warnings: RefCell::default(),
         folder,
-        files: RefCell::default(),
+        files: RefCell::new(entries.files),
+        file_patterns: entries.patterns,
+        ..Check::new(&layers, errors, warnings)
     };
     let plan = check.plan(&value, file);
     let (errors, warnings) = (sorted(check.errors.into_inner()), sorted(check.warnings.into_inner()));
@@ -113,7 +116,7 @@ fn only(problem: Problem) -> Report {
 }
 
 /// In the order of the files, at most so many.
-fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
+pub(crate) fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems.sort_by(|left, right| {
         (&left.file, left.line, left.column).cmp(&(&right.file, right.line, right.column))
     });

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sluice_policy::{Cidr, Identity, Mode, PolicyInput, UnknownWord};
 
 use crate::effective::Effective;
+use crate::entry_files::FilePattern;
 use crate::secret::Secret;
 
 /// A whole configuration after every check.
@@ -15,8 +16,10 @@ pub struct Plan {
     /// The file it was read from; `None`: defaults, environment and flags only.
     pub file: Option<PathBuf>,
     /// Every file whose change may change the plan: the file itself and those that it names (`hosts_file`,
-    /// `password_file`).
+    /// `password_file`, `service_entries`).
     pub files: Vec<PathBuf>,
+    /// Where a file may appear or vanish and so change the plan.
+    pub file_patterns: Vec<FilePattern>,
     /// What happens to destinations that match no service.
     pub mode: Mode,
     /// Every door, in the order of the file; binds are unique.
@@ -53,7 +56,7 @@ pub struct Door {
     pub kind: DoorKind,
     /// Where it listens.
     pub bind: SocketAddr,
-    /// Whether proxy credentials are asked for (`http_proxy`).
+    /// Whether proxy credentials are asked for (`http_proxy`, `socks5`).
     pub auth: Auth,
     /// The port that is decided on and dialled (`tls`: else the door's own; `tcp`: always filled in from the service).
     pub destination_port: Option<u16>,

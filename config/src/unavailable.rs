@@ -23,7 +23,6 @@ const fn value(path: &'static str, value: &'static str, instead: &'static str) -
 pub(crate) const TABLE: &[Unavailable] = &[
     value("listener.kind", "http", DOORS),
     value("listener.kind", "transparent", DOORS),
-    value("listener.kind", "socks5", DOORS),
     value("listener.kind", "mesh", DOORS),
     value("listener.kind", "hbone", DOORS),
     value("listener.kind", "dns", DOORS),
@@ -32,13 +31,12 @@ pub(crate) const TABLE: &[Unavailable] = &[
     key("service.tls", "let the client speak TLS through CONNECT or the tls door"),
     key("service.endpoints.locality", "remove it; endpoints are chosen by weight"),
     key("service.source_address", "remove it; the kernel's choice of source address is used"),
-    key("registry.service_entries", "write the entries as [[service]]"),
     key("telemetry.otlp", "scrape [telemetry.prometheus]"),
     value("dataplane.busy_poll", "true", "remove it or set it to false"),
     key("limits.mesh_handshake_timeout_ms", "it belongs to the mesh door"),
 ];
 
-const DOORS: &str = "this version opens \"http_proxy\", \"tls\" and \"tcp\"";
+const DOORS: &str = "this version opens \"http_proxy\", \"tls\", \"tcp\" and \"socks5\"";
 
 /// Why a key (`value` = `None`) or one of its values is refused in this version.
 pub(crate) fn refused(path: &str, value: Option<&str>) -> Option<&'static Unavailable> {

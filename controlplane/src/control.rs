@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -345,15 +346,19 @@ impl Control {
     /// Watches the files of the first configuration, and makes up for what changed since it was loaded.
     pub(crate) fn watch_first(&mut self, loaded_at: SystemTime) {
         self.watch();
-        if watch::changed_since(&self.status.current().plan.files, loaded_at) {
+        let plan = self.status.current().plan;
+        // A folder changes when files appear or vanish in it.
+        let folders = plan.file_patterns.iter().map(|pattern| pattern.folder().to_path_buf());
+        let watched: Vec<PathBuf> = plan.files.iter().cloned().chain(folders).collect();
+        if watch::changed_since(&watched, loaded_at) {
             self.reload("a change during the start");
         }
     }
 
     fn watch(&mut self) {
-        let files = self.status.current().plan.files.clone();
+        let plan = self.status.current().plan;
         if let Some(watcher) = &mut self.watcher {
-            watcher.set(&files);
+            watcher.set(&plan.files, &plan.file_patterns);
         }
     }
 

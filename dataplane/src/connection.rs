@@ -198,6 +198,24 @@ impl<E: Engine> Connection<E> {
         .await
     }
 
+    /// Whose credentials these are; from now on that one asks. `None`: they are wrong, and nothing changes.
+    pub(crate) fn authenticate(&self, user: &[u8], password: &[u8]) -> Option<Rc<Asker>> {
+        let snapshot = self.worker.snapshot();
+        let identity = snapshot.credentials.verify(user, password)?;
+        let known = Rc::clone(&self.asker.borrow());
+        if known.user.as_deref() == Some(user) && known.identity.as_ref() == Some(identity) {
+            return Some(known);
+        }
+        let asker = Rc::new(Asker {
+            proof: Proof::Credentials,
+            identity: Some(Arc::clone(identity)),
+            user: Some(user.into()),
+            address: known.address,
+        });
+        *self.asker.borrow_mut() = Rc::clone(&asker);
+        Some(asker)
+    }
+
     /// Who asks by address alone, as the policy in force has it.
     pub(crate) fn asker_by_address(&self) -> Rc<Asker> {
         let known = Rc::clone(&self.asker.borrow());

@@ -18,6 +18,7 @@ mod resolve;
 mod route;
 mod session;
 mod sniff;
+mod socks5;
 mod tunnel;
 mod unnamed;
 mod upstream;

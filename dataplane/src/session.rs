@@ -27,6 +27,7 @@ use crate::reach::{Obstacle, reach};
 use crate::record::Record;
 use crate::route::{Route, Wanted};
 use crate::sniff::{self, Sniffed};
+use crate::socks5;
 use crate::tunnel;
 use crate::worker::Worker;
 
@@ -54,6 +55,7 @@ fn serve<E: Engine>(client: Downstream<E>) {
         DoorKind::HttpProxy => engine.spawn(http1::serve_proxy(client)),
         DoorKind::Tls => engine.spawn(tls(client)),
         DoorKind::Tcp => engine.spawn(tcp(client)),
+        DoorKind::Socks5 => engine.spawn(socks5::serve(client)),
         // Configuration refuses the kinds that are not built; should one slip through, nobody is served.
         _ => drop(client),
     }

@@ -118,6 +118,13 @@ impl Held {
         self.bytes.as_deref().unwrap_or_default()
     }
 
+    /// Drops bytes from the front.
+    pub(crate) fn advance(&mut self, count: usize) {
+        if let Some(bytes) = &mut self.bytes {
+            bytes.advance(count);
+        }
+    }
+
     pub(crate) fn into_buffer(self) -> Buffer {
         self.bytes.unwrap_or_else(Buffer::end_of_stream)
     }

@@ -41,6 +41,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             "0x7f.1",
             "2130706433",
         ]),
+        "istio" => texts(&[SERVICE_ENTRY, ALIASES]),
         "proxy_protocol" => [
             &b"PROXY TCP4 192.0.2.1 198.51.100.2 4000 443\r\nGET"[..],
             b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 1 65535\r\n",
@@ -71,6 +72,33 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
+
+const SERVICE_ENTRY: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a, namespace: b}
+spec:
+  hosts: [a.test, '*.b.test']
+  addresses: [192.0.2.0/24]
+  ports:
+  - {number: 443, name: tls, protocol: TLS, targetPort: 8443}
+  - {number: 80, name: http, protocol: HTTP}
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints:
+  - {address: 192.0.2.1, weight: 2, locality: r/z, ports: {tls: 1}}
+status:
+  addresses: [{value: 240.240.0.1, host: a.test}]
+";
+
+const ALIASES: &str = "apiVersion: v1
+kind: List
+items:
+- &one {apiVersion: networking.istio.io/v1beta1, kind: ServiceEntry, metadata: {name: a}, spec: &spec {hosts: &h [a.test],
+    resolution: DNS, ports: [{number: 1, name: p, protocol: !!str TCP}], exportTo: ['*'], subjectAltNames: *h}}
+- {kind: ServiceEntry, apiVersion: networking.istio.io/v1alpha3, metadata: {name: \"b\"}, spec: *spec}
+--- # empty
+...
+";
 
 const REQUESTS: &[&str] = &[
     "\x05GET / HTTP/1.1\r\nHost: allowed.test\r\nUser-Agent: u\r\nAccept: */*\r\n\r\n",

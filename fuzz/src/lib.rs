@@ -9,6 +9,7 @@ pub mod corpus;
 mod doors;
 pub mod generate;
 mod http1;
+mod istio;
 mod policy;
 mod relay_trace;
 mod tls;
@@ -24,6 +25,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("client_hello", tls::client_hello),
     ("decide", policy::decide),
     ("host", policy::host),
+    ("istio", istio::import),
     ("proxy_protocol", doors::proxy_protocol),
     ("relay_trace", relay_trace::body),
     ("request_head", http1::request_head),

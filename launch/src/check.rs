@@ -76,10 +76,10 @@ pub(crate) fn print_warnings(warnings: &[Problem]) {
 }
 
 /// To standard output; a reader that went away is no reason to panic.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     writeln!(io::stdout(), "{}", text.trim_end()).ok();
 }
 
-fn complain(text: &str) {
+pub(crate) fn complain(text: &str) {
     writeln!(io::stderr(), "{}", text.trim_end()).ok();
 }

@@ -31,6 +31,20 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Look at this system: what works, what does not and what to do about it
     Doctor(Layers),
+    /// Turn the configuration of something else into TOML on standard output; exit code 0 or 64
+    #[command(subcommand)]
+    Import(Import),
+}
+
+/// What can be imported.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Import {
+    /// Istio ServiceEntry resources (YAML or JSON), as [[service]] tables that decide the same
+    Istio {
+        /// The files; - is standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
 }
 
 /// Where the configuration comes from.
@@ -151,5 +165,7 @@ mod tests {
         assert!(parsed(&["explode"]).is_err());
         assert!(parsed(&["run", "--set", "novalue"]).is_err());
         assert!(parsed(&["explain"]).is_err(), "--to is needed");
+        assert!(parsed(&["import"]).is_err(), "of what?");
+        assert!(parsed(&["import", "istio"]).is_err(), "a file is needed");
     }
 }

@@ -7,6 +7,7 @@ mod cores;
 mod descriptors;
 mod doctor;
 mod exit;
+mod import;
 mod log;
 mod product;
 mod report;
@@ -47,6 +48,7 @@ pub fn main(product: &'static Product) -> ExitCode {
         Command::Check(layers) => check::check(&layers.source()),
         Command::Explain(question) => check::explain(question),
         Command::Doctor(layers) => doctor::run(product, &layers.source()),
+        Command::Import(import) => import::run(import),
     };
     exit.into()
 }

@@ -59,7 +59,7 @@ impl Check<'_> {
         if let Some(node) =
             credentials.filter(|_| !doors.is_empty() && doors.iter().all(|door| door.auth == Auth::Off))
         {
-            let remedy = "set auth = \"required\" or \"optional\" on an http_proxy door".to_owned();
+            let remedy = "set auth = \"required\" or \"optional\" on an http_proxy or socks5 door".to_owned();
             self.warn(&node, "no door asks for credentials", remedy);
         }
         doors

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use figment::value::Value;
 use sluice_policy::{Mode, Origin, PolicyInput, ScopeInput, UnixSeconds};
 
+use crate::entry_files::FilePattern;
 use crate::layers::{Layer, Layers};
 use crate::limits::{PROBLEMS_MAX, WARNINGS_MAX};
 use crate::plan::Plan;
@@ -33,6 +34,29 @@ pub(crate) struct Check<'c> {
     pub(crate) folder: PathBuf,
     /// Every file that the configuration names and that was read for it.
     pub(crate) files: RefCell<BTreeSet<PathBuf>>,
+    /// Where more files may appear.
+    pub(crate) file_patterns: Vec<FilePattern>,
+}
+
+impl<'c> Check<'c> {
+    /// A check that has found these already; no file, no clock.
+    pub(crate) fn new(layers: &'c Layers, errors: Vec<Problem>, warnings: Vec<Problem>) -> Self {
+        Self {
+            layers,
+            now: UnixSeconds(0),
+            hash_seed: 0,
+            errors: RefCell::new(errors),
+            warnings: RefCell::new(warnings),
+            folder: PathBuf::new(),
+            files: RefCell::default(),
+            file_patterns: Vec::new(),
+        }
+    }
+
+    /// The services alone, as an import makes them.
+    pub(crate) fn imported(&self, root: &Value) {
+        self.services(&Node::root(root));
+    }
 }
 
 /// A value with its path. Wrong types read as absent: they have been reported already.
@@ -162,6 +186,7 @@ impl Check<'_> {
         self.compile(&policy_input);
         Some(Plan {
             files: file.iter().cloned().chain(self.files.take()).collect(),
+            file_patterns: self.file_patterns.clone(),
             file,
             mode: mode?,
             doors,

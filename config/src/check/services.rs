@@ -25,15 +25,20 @@ pub(crate) struct Entry {
 
 impl Check<'_> {
     pub(crate) fn services(&self, root: &Node<'_>) -> Vec<Entry> {
-        let mut names: HashMap<(Arc<str>, Arc<str>), String> = HashMap::new();
+        let mut names: HashMap<(Arc<str>, Arc<str>), (String, Origin)> = HashMap::new();
         let mut entries = Vec::new();
         for node in root.items("service") {
             let Some(input) = self.service(&node) else { continue };
             let key = (Arc::clone(&input.namespace), Arc::clone(&input.name));
-            let first = names.entry(key).or_insert_with(|| node.path.clone());
+            let (first, origin) =
+                names.entry(key).or_insert_with(|| (node.path.clone(), input.origin.clone()));
             if *first != node.path {
-                let message =
-                    format!("service {}/{} is already there as `{first}`", input.namespace, input.name);
+                // An entry's index among all services is nothing that a person could look up.
+                let first = match self.layers.is_imported(&node.path) {
+                    true => format!("at {origin}"),
+                    false => format!("as `{first}`"),
+                };
+                let message = format!("service {}/{} is already there {first}", input.namespace, input.name);
                 self.error(
                     &node,
                     message,

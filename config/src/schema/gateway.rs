@@ -109,7 +109,7 @@ const LISTENER: Section = Section {
                 ("tcp", "any TCP, bound to one `service`"),
                 ("http", "plain HTTP straight to the gateway"),
                 ("transparent", "captured traffic that keeps its original destination"),
-                ("socks5", "SOCKS5 CONNECT"),
+                ("socks5", "SOCKS5 CONNECT, to names and addresses"),
                 ("mesh", "mutual TLS from the mesh"),
                 ("hbone", "HTTP/2 CONNECT over mutual TLS"),
                 ("dns", "DNS from workloads"),
@@ -136,11 +136,11 @@ const LISTENER: Section = Section {
             name: "auth",
             kind: Kind::Choice(&[
                 ("off", "never asked for; sent ones are dropped"),
-                ("optional", "checked when sent (wrong ones: 407), not asked for"),
-                ("required", "407 without them"),
+                ("optional", "checked when sent (wrong ones: 407, SOCKS status 1), not asked for"),
+                ("required", "407 without them; SOCKS: no other method is accepted"),
             ]),
             presence: Optional("`\"off\"`"),
-            about: "Proxy credentials on an `http_proxy` door; `[[workload]] credentials` are the accepted ones.",
+            about: "Proxy credentials on the doors `http_proxy` and `socks5`; `[[workload]] credentials` are the accepted ones.",
             example: "\"required\"",
         },
         Key {

@@ -312,9 +312,11 @@ pub(super) const REGISTRY: Section = Section {
     about: "Registry entries from elsewhere.",
     keys: &[Key {
         name: "service_entries",
-        kind: Kind::List(&Kind::Text("a path or glob")),
+        kind: Kind::List(&Kind::Text("a path, relative to the configuration file's folder")),
         presence: Optional("none"),
-        about: "Istio ServiceEntry files.",
+        about: "Files of Istio ServiceEntry resources (YAML or JSON), which mean the same as `[[service]]` tables: \
+                [istio.md](istio.md). The file's name may be a pattern (`*`, `?`, `[…]`); files that \
+                appear, change or vanish later are followed.",
         example: "[\"/etc/sluice/serviceentries/*.yaml\"]",
     }],
 };

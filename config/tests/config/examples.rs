@@ -45,6 +45,20 @@ fn allow_any_means_what_it_says() {
 }
 
 #[test]
+fn behind_a_load_balancer_means_what_it_says() {
+    let plan = example("behind-a-load-balancer.toml").plan;
+    let expected: Vec<Option<bool>> = plan
+        .doors
+        .iter()
+        .map(|door| door.proxy_protocol.as_ref().map(|expected| expected.use_destination))
+        .collect();
+    assert_eq!(expected, [Some(false), Some(true), None]);
+    assert_eq!(plan.doors[2].kind, DoorKind::Socks5);
+    assert_eq!(plan.doors[2].auth, sluice_config::Auth::Required);
+    assert_eq!(&*plan.credentials[0].user, "batch");
+}
+
+#[test]
 fn registry_only_means_what_it_says() {
     let plan = example("registry-only.toml").plan;
     assert_eq!(plan.mode, Mode::RegistryOnly);
@@ -81,6 +95,20 @@ fn databases_have_doors_of_their_own() {
     let doors: Vec<_> = plan.doors.iter().map(|door| (&*door.name, door.destination_port)).collect();
     assert_eq!(doors, [("orders-db", Some(5432)), ("catalogue-db", Some(3306))]);
     assert_eq!(plan.policy_input.services[1].endpoints[1].ports[0].1, 3307);
+}
+
+#[test]
+fn service_entries_stand_beside_services() {
+    let plan = example("service-entries.toml").plan;
+    let names: Vec<String> = plan
+        .policy_input
+        .services
+        .iter()
+        .map(|service| format!("{}/{}", service.namespace, service.name))
+        .collect();
+    assert_eq!(names, ["shop/payments-api", "shop/public-apis", "shop/storage", "shop/orders-db"]);
+    assert_eq!(plan.doors[1].destination_port, Some(5432));
+    assert_eq!(plan.policy_input.services[3].endpoints[1].ports[0].1, 6432);
 }
 
 #[test]

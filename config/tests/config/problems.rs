@@ -178,7 +178,7 @@ fn syntax() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    for kind in ["http", "transparent", "socks5", "mesh", "hbone", "dns"] {
+    for kind in ["http", "transparent", "mesh", "hbone", "dns"] {
         let problem =
             error(&format!("mode = \"allow_any\"\n[[listener]]\nkind = \"{kind}\"\nbind = \"127.0.0.1:1\""));
         assert_eq!((problem.line, problem.column), (3, 8), "{problem}");
@@ -195,11 +195,6 @@ fn what_is_not_built_is_refused_by_name() {
         (listener, "opaque_ports = [22]", "listener[0].opaque_ports"),
         (service, "source_address = \"192.0.2.1\"", "service[0].source_address"),
         (service, "tls = { anything = true }", "service[0].tls"),
-        (
-            "mode = \"allow_any\"\n\n\n\n",
-            "registry.service_entries = [\"*.yaml\"]",
-            "registry.service_entries",
-        ),
         (
             "mode = \"allow_any\"\n\n\n\n",
             "telemetry.otlp = { endpoint = \"http://127.0.0.1:4317\" }",

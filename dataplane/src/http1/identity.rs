@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use sluice_bridge::Auth;
 use sluice_engine::Engine;
-use sluice_policy::Proof;
 use sluice_proto::basic;
 use sluice_proto::http1::{HeaderName, RequestHead};
 
@@ -33,20 +32,7 @@ pub(super) fn identify<E: Engine>(
         (Auth::Optional | Auth::Required, Some(value)) => value,
     };
     let credentials = basic::proxy_authorization(value).map_err(|_| Unauthenticated)?;
-    let snapshot = client.worker().snapshot();
-    let identity =
-        snapshot.credentials.verify(credentials.user(), credentials.password()).ok_or(Unauthenticated)?;
-    if known.user.as_deref() == Some(credentials.user()) && known.identity.as_ref() == Some(identity) {
-        return Ok(known);
-    }
-    let asker = Rc::new(Asker {
-        proof: Proof::Credentials,
-        identity: Some(std::sync::Arc::clone(identity)),
-        user: Some(credentials.user().into()),
-        address: known.address,
-    });
-    *connection.asker.borrow_mut() = Rc::clone(&asker);
-    Ok(asker)
+    connection.authenticate(credentials.user(), credentials.password()).ok_or(Unauthenticated)
 }
 
 /// The client's `x-request-id` where it is short and printable, else a new random one (RFC 9562 version 4 in form).

@@ -22,6 +22,7 @@ pub fn door(kind: &str, more: &str) -> String {
     let bind = match kind {
         "tls" => "127.0.0.2:0",
         "tcp" => "127.0.0.3:0",
+        "socks5" => "127.0.0.6:0",
         _ => "127.0.0.1:0",
     };
     format!("[[listener]]\nkind = \"{kind}\"\nname = \"{kind}\"\nbind = \"{bind}\"\n{more}\n")

@@ -29,13 +29,15 @@ pub const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0,
 pub const TLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 8443);
 /// Where the TCP door listens, bound to the service `db`.
 pub const TCP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5432);
+/// Where the SOCKS door listens.
+pub const SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 1080);
 
 /// The origin that the registry allows.
 pub const ALLOWED: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 10);
 /// An origin that it does not.
 pub const DENIED: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 20);
 
-/// A world with one worker, which serves three doors.
+/// A world with one worker, which serves one door of each kind.
 pub struct World {
     /// The simulation.
     pub sim: Sim,
@@ -58,7 +60,7 @@ pub struct Setup {
     pub limits: Limits,
     /// Proxy users: name, password, workload.
     pub users: Vec<(&'static str, &'static str, &'static str)>,
-    /// Whether the proxy door asks for them.
+    /// Whether the proxy and the SOCKS door ask for them.
     pub auth: Auth,
     /// What the TLS door does to those it refuses.
     pub deny_tls: DenyTls,
@@ -131,12 +133,18 @@ impl World {
         let (setup, generation) = (RefCell::new(setup), Cell::new(0));
         let world = Self { sim, commands, records, drain, registry, dns, notices: told, setup, generation };
         world.publish(policy);
-        for (kind, bind) in [(DoorKind::HttpProxy, PROXY), (DoorKind::Tls, TLS), (DoorKind::Tcp, TCP)] {
+        for (kind, bind) in [
+            (DoorKind::HttpProxy, PROXY),
+            (DoorKind::Tls, TLS),
+            (DoorKind::Tcp, TCP),
+            (DoorKind::Socks5, SOCKS),
+        ] {
             let mut plan = DoorPlan::new(kind, bind);
-            plan.destination_port = (kind != DoorKind::HttpProxy).then_some(match kind {
-                DoorKind::Tls => 443,
-                _ => 5432,
-            });
+            plan.destination_port = match kind {
+                DoorKind::Tls => Some(443),
+                DoorKind::Tcp => Some(5432),
+                _ => None,
+            };
             plan.service = (kind == DoorKind::Tcp).then(|| ("default".into(), "db".into()));
             let setup = world.setup.borrow();
             (plan.auth, plan.deny_tls) = (setup.auth, setup.deny_tls);
