@@ -182,7 +182,9 @@ fn entries_come_and_go_while_traffic_runs() {
         tunnel.send("x");
         assert_eq!(tunnel.exactly(1), b"x", "{said}");
     }
+    let before = reloads(&gateway, "success");
     put(&folder, "web.yaml", &good);
+    until("the good file", || (reloads(&gateway, "success") > before).then_some(()));
     // A file that goes cuts what it had opened, within a second of the change being in force, and nothing else.
     let before = reloads(&gateway, "success");
     fs::remove_file(folder.join("tunnel.yaml")).expect("removed");
@@ -196,9 +198,11 @@ fn entries_come_and_go_while_traffic_runs() {
     assert_eq!(gateway.wait_entry(cut)["policy_decision"], "deny");
     keeps.send("still here");
     assert_eq!(keeps.exactly(10), b"still here");
-    // A rename away from the pattern counts as well.
+    // A rename away from the pattern counts as well. (A request in flight would be cut: none is sent meanwhile.)
+    let before = reloads(&gateway, "success");
     fs::rename(folder.join("web.yaml"), folder.join("web.yaml.off")).expect("renamed");
-    until("the host's end", || (gateway.client().get("http://web.test/").status == 502).then_some(()));
+    until("the reload", || (reloads(&gateway, "success") > before).then_some(()));
+    assert_eq!(gateway.client().get("http://web.test/").reason(), "not_registered");
 }
 
 fn piped(arguments: &[&str], input: &str) -> Output {
