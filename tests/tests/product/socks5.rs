@@ -7,7 +7,7 @@ use sluice_tests::harness::gateway::Start;
 use sluice_tests::harness::origin::Loopback;
 use sluice_tests::harness::servers::{Server, free};
 use sluice_tests::harness::tools::{Done, tool};
-use sluice_tests::harness::{Ending, Gateway, Http, Origin, Service, door};
+use sluice_tests::harness::{Dns, Ending, Gateway, Http, Origin, Service, door};
 
 fn registry_only(more_of_door: &str) -> String {
     format!("mode = \"registry_only\"\n{}", door("socks5", more_of_door))
@@ -228,6 +228,31 @@ fn every_refusal_has_its_reply_and_no_packet_goes_up() {
     }
     gateway.wait_metric("egress_protocol_errors_total", &["door=\"socks5\"", "malformed"], 9.0);
     origin.untouched();
+}
+
+#[test]
+fn the_gateway_resolves_names_for_its_clients() {
+    let dns = Dns::start();
+    let origin = Origin::echo();
+    let service = Service::new("a", "a.test").host("gone.test").host("meta.test");
+    let service = service.resolved_port(9000, "TCP", origin.port()).toml();
+    dns.set("a.test", origin.address().ip(), 60);
+    dns.set("meta.test", [169, 254, 169, 254].into(), 60);
+    let guard = "[guard]\nallow = [\"127.0.0.0/8\"]\n";
+    let gateway = Gateway::start(&(registry_only("") + &service + guard + &dns.toml("")));
+    let (mut client, code) = ask(&gateway, &to_name("a.test", 9000));
+    assert_eq!(code, 0);
+    client.send("hello");
+    assert_eq!(client.exactly(5), b"hello");
+    let (mut client, code) = ask(&gateway, &to_name("gone.test", 9000));
+    assert_eq!(code, 4, "no such name");
+    client.expect_end(Ending::Closed);
+    let entry = gateway.wait_entry(|entry| entry["authority"] == "gone.test:9000");
+    assert_eq!(entry["response_flags"], "DF", "{entry}");
+    assert_eq!(ask(&gateway, &to_name("meta.test", 9000)).1, 2, "its address is never dialled");
+    let entry = gateway.wait_entry(|entry| entry["authority"] == "meta.test:9000");
+    assert_eq!(entry["policy_reason"], "guard", "{entry}");
+    assert_eq!(origin.accepted(), 1);
 }
 
 #[test]
