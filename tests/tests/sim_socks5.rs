@@ -196,6 +196,8 @@ fn a_denial_is_reply_2_and_sends_no_packet() {
         assert_eq!(client.to_end().await.unwrap(), b"");
     });
     assert_eq!(world.sim.engine_attempts(), []);
+    let decisions = world.metric("egress_policy_decisions_total", "decision=\"deny\"");
+    assert_eq!(decisions as usize, denied.len() + 1, "one decision for each flow");
     let opened = world.metric("istio_tcp_connections_opened_total", "BlackHoleCluster");
     assert_eq!(opened as usize, denied.len() + 1, "a TCP flow that was opened and closed");
     let records = world.stop();
