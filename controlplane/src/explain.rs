@@ -349,6 +349,25 @@ mod tests {
     }
 
     #[test]
+    fn a_door_behind_a_load_balancer_makes_an_address_worth_more() {
+        let (_, mut plan) = policy();
+        let mut input = plan.policy_input.clone();
+        input.services[0].require_proof = Some(Proof::ProxyProtocol);
+        let policy = compile(input).expect("compiles");
+        for (proxy_protocol, passes) in [
+            (None, false),
+            (Some(sluice_config::ProxyProtocol { trusted: Vec::new(), use_destination: false }), true),
+        ] {
+            plan.doors[0].proxy_protocol = proxy_protocol;
+            for from in ["default/idgen", "10.1.2.3"] {
+                let question = Question { from: Some(from), to: "https://httpbin.org", original: None };
+                let answer = explain(&policy, &plan, &question, UnixSeconds(0)).expect("an answer");
+                assert_eq!(answer.passes(), passes, "{from}\n{answer}");
+            }
+        }
+    }
+
+    #[test]
     fn destinations_are_urls_or_host_and_port() {
         for (to, expected) in [
             ("http://a.test/x?y", ("a.test", 80)),
