@@ -54,5 +54,8 @@ pub(crate) const BYTE_COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// How often idle upstream connections are looked through.
 pub(crate) const POOL_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What must be left of a body of known length for the rest of it to be spliced.
+pub(crate) const BULK_BODY_BYTES_MIN: u64 = 64 * 1024;
+
 /// Heads between 100 and 199 that one response may send before its final head.
 pub(crate) const INTERIM_HEADS_MAX: usize = 16;

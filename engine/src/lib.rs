@@ -21,6 +21,7 @@ pub mod conformance;
 mod deadline;
 mod instant;
 pub mod limits;
+mod pipe;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -31,6 +32,7 @@ use std::task::{Context, Poll};
 pub use buffer::{Buffer, Place, Pool};
 pub use deadline::{Deadline, Elapsed};
 pub use instant::Instant;
+pub use pipe::Pipe;
 use sluice_relay as relay;
 
 /// Which engine runs, as metrics and the start-up report name it.
@@ -61,6 +63,8 @@ pub trait Engine: Clone + 'static {
     type Listener: Listener<Stream = Self::Stream>;
     /// A connected socket.
     type Stream: Stream;
+    /// Moves bulk between two streams without copying it.
+    type Pipe: Pipe<Stream = Self::Stream>;
     /// A timer; dropping it cancels it.
     type Sleep: Future<Output = ()> + Unpin + 'static;
 
@@ -121,6 +125,9 @@ pub trait Engine: Clone + 'static {
         upstream: Self::Stream,
         setup: RelaySetup,
     ) -> impl Future<Output = relay::Report> + 'static;
+
+    /// A pipe between two streams, empty.
+    fn pipe(&self) -> Self::Pipe;
 
     /// An empty buffer from this worker's pool, to compose what is to be sent.
     fn buffer(&self) -> Buffer;

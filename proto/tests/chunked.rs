@@ -100,6 +100,29 @@ fn a_chunk_size_is_bounded_by_64_bits_and_no_sum_overflows() {
 }
 
 #[test]
+fn a_body_of_many_gigabytes_is_counted_in_full() {
+    const GIB: u64 = 1 << 30;
+    let mut decoder = ChunkedDecoder::new();
+    let mut buffer = vec![b'x'; 16 << 20];
+    let mut data_bytes = 0;
+    for chunk in [5 * GIB, 3 * GIB + 7, 1] {
+        let mut line = format!("{chunk:x}\r\n").into_bytes();
+        assert_eq!(decoder.feed(&mut line).unwrap().data.len(), 0);
+        let mut left = chunk;
+        while left > 0 {
+            let piece = left.min(buffer.len() as u64) as usize;
+            let decoded = decoder.feed(&mut buffer[..piece]).unwrap();
+            assert_eq!((decoded.consumed, decoded.data.len(), decoded.end), (piece, piece, false));
+            data_bytes += decoded.data.len() as u64;
+            left -= piece as u64;
+        }
+        assert!(!decoder.feed(&mut b"\r\n".to_vec()).unwrap().end);
+    }
+    assert!(decoder.feed(&mut b"0\r\n\r\n".to_vec()).unwrap().end);
+    assert_eq!(data_bytes, 8 * GIB + 8);
+}
+
+#[test]
 fn extensions_are_dropped_and_must_be_free_of_control_characters() {
     let outcome = decode_every_way(b"2;a;b=\"c d\"\t;\xff\r\nab\r\n0;last\r\n\r\n").unwrap();
     assert_eq!(outcome.data, b"ab");

@@ -27,6 +27,7 @@ use crate::pipe::PipePool;
 use crate::random::Random;
 use crate::relay::Relay;
 use crate::sleep::EpollSleep;
+use crate::splice::EpollPipe;
 use crate::stream::EpollStream;
 
 /// What an engine is made with.
@@ -193,6 +194,7 @@ impl<F> Drop for Task<F> {
 
 impl Engine for EpollEngine {
     type Listener = EpollListener;
+    type Pipe = EpollPipe;
     type Stream = EpollStream;
     type Sleep = EpollSleep;
 
@@ -250,6 +252,10 @@ impl Engine for EpollEngine {
         setup: RelaySetup,
     ) -> impl Future<Output = Report> + 'static {
         Relay::new(&self.shared, [downstream, upstream], setup)
+    }
+
+    fn pipe(&self) -> EpollPipe {
+        EpollPipe::new(&self.shared)
     }
 
     fn buffer(&self) -> Buffer {

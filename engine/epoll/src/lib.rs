@@ -19,9 +19,11 @@ mod pipe;
 mod random;
 mod relay;
 mod sleep;
+mod splice;
 mod stream;
 
 pub use engine::{Config, EpollEngine};
 pub use listener::EpollListener;
 pub use sleep::EpollSleep;
+pub use splice::EpollPipe;
 pub use stream::{EpollAbort, EpollStream};

@@ -3,13 +3,11 @@
 //! What is to be done next is decided by [`Machine`] alone; this file must not know timeouts, credit or promotion.
 
 use std::future::Future;
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::pipe::splice;
 use sluice_engine::{Buffer, Instant, RelaySetup, Stream};
 use sluice_relay::{Action, Actions, Counters, Input, Machine, Report, Side, Start};
 use tokio::io::Interest;
@@ -18,6 +16,7 @@ use crate::engine::{Shared, count};
 use crate::limits::RECEIVE_BYTES_MAX;
 use crate::pipe::Pipe;
 use crate::sleep::EpollSleep;
+use crate::splice::{FLAGS, cannot_splice};
 use crate::stream::EpollStream;
 
 /// A running tunnel; the future gives its report. Dropped before that, it resets both sides. Boxed, so that a session
@@ -224,7 +223,7 @@ impl Tunnel {
             return Poll::Ready(Input::SpliceUnavailable { from });
         };
         let outcome = source.poll_with_descriptor(cx, Interest::READABLE, |socket| {
-            let moved = splice(socket, None, &pipe.write_end, None, pipe.capacity, flags())?;
+            let moved = splice(socket, None, &pipe.write_end, None, pipe.capacity, FLAGS)?;
             Ok(moved)
         });
         match outcome {
@@ -256,7 +255,7 @@ impl Tunnel {
         let Some(pipe) = &mut self.ways[from.index()].pipe else { return Poll::Pending };
         let sink = &streams[from.other().index()];
         let outcome = sink.poll_with_descriptor(cx, Interest::WRITABLE, |socket| {
-            let moved = splice(&pipe.read_end, None, socket, None, pipe.parked, flags())?;
+            let moved = splice(&pipe.read_end, None, socket, None, pipe.parked, FLAGS)?;
             Ok(moved)
         });
         outcome.map(|moved| match moved {
@@ -293,14 +292,6 @@ impl Tunnel {
             return;
         }
     }
-}
-
-const fn flags() -> SpliceFlags {
-    SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK)
-}
-
-fn cannot_splice(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOMEM | Errno::NOSYS | Errno::PERM))
 }
 
 fn bytes_of(input: Input) -> usize {

@@ -132,6 +132,22 @@ impl EpollStream {
         }
     }
 
+    /// Whether an operation of a session may go on; an abort ends its wait.
+    pub(crate) fn poll_session_ready(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<()>> {
+        let inner = &*self.inner;
+        if inner.aborted.get() {
+            return aborted();
+        }
+        let waker = if interest.is_readable() { &inner.receiver } else { &inner.sender };
+        remember(waker, cx.waker());
+        let socket = inner.socket.borrow();
+        if interest.is_readable() { socket.poll_read_ready(cx) } else { socket.poll_write_ready(cx) }
+    }
+
     pub(crate) fn is_aborted(&self) -> bool {
         self.inner.aborted.get()
     }

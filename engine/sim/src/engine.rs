@@ -10,6 +10,7 @@ use sluice_relay::Report;
 
 use crate::listener::{self, SimListener};
 use crate::network::HostId;
+use crate::pipe::SimPipe;
 use crate::relay::Relay;
 use crate::sim::World;
 use crate::sleep::SimSleep;
@@ -34,6 +35,7 @@ impl SimEngine {
 
 impl Engine for SimEngine {
     type Listener = SimListener;
+    type Pipe = SimPipe;
     type Stream = SimStream;
     type Sleep = SimSleep;
 
@@ -83,6 +85,10 @@ impl Engine for SimEngine {
         setup: RelaySetup,
     ) -> impl Future<Output = Report> + 'static {
         Relay::new(self.clone(), downstream, upstream, setup)
+    }
+
+    fn pipe(&self) -> SimPipe {
+        SimPipe::new(self)
     }
 
     fn buffer(&self) -> Buffer {

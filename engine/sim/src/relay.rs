@@ -13,7 +13,8 @@ use sluice_engine::{Buffer, Engine, Instant, RelaySetup, Stream};
 use sluice_relay::{Action, Actions, Counters, Input, Machine, Report, Side, Start};
 
 use crate::engine::SimEngine;
-use crate::limits::{PIPE_BYTES, RELAY_INPUTS_PER_TURN, SEGMENT_BYTES_MAX};
+use crate::limits::{PIPE_BYTES, RELAY_INPUTS_PER_TURN};
+use crate::pipe::poll_splice_out;
 use crate::sleep::SimSleep;
 use crate::stream::SimStream;
 
@@ -323,28 +324,6 @@ fn poll_splice_in(
                 Input::SplicedIn { from, bytes }
             }
         })
-    })
-}
-
-fn poll_splice_out(
-    sink: &SimStream,
-    pipe: &mut VecDeque<u8>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    sink.world.with(|state| {
-        while state.poll_writable(sink.id, cx).is_ready() {
-            let head: Vec<u8> = pipe.iter().take(SEGMENT_BYTES_MAX).copied().collect();
-            match state.write_now(sink.id, &head) {
-                // The room went before the write came: wait again.
-                Ok(0) => {}
-                Ok(count) => {
-                    pipe.drain(..count);
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        Poll::Pending
     })
 }
 

@@ -179,6 +179,12 @@ impl State {
         Poll::Pending
     }
 
+    /// Whether no receive is under way, nor done and not yet asked for.
+    pub(crate) fn may_splice(&self, id: SocketId) -> bool {
+        let socket = &self.sockets[id];
+        !matches!(socket.receiving, Operation::Transfer(_)) && socket.received.is_none()
+    }
+
     /// Waits until something is there to be read. For splices.
     pub(crate) fn poll_readable(&mut self, id: SocketId, cx: &mut Context<'_>) -> Poll<()> {
         let socket = &mut self.sockets[id];

@@ -11,6 +11,7 @@
 )]
 
 mod peers;
+pub mod pipes;
 pub mod process;
 pub mod races;
 pub mod relays;
@@ -161,6 +162,13 @@ pub fn with_client<R: Rig, A: Send + 'static, T, F: Future<Output = T>>(
 macro_rules! engine_conformance {
     ($rig:ty) => {
         $crate::engine_conformance! { @cases $rig;
+            pipes::exactly_what_was_asked_for_passes_and_the_rest_stays,
+            pipes::buffers_and_pipes_take_turns,
+            pipes::a_source_that_ends_early_is_told,
+            pipes::a_reset_of_either_side_ends_a_transfer,
+            pipes::an_abort_ends_a_transfer_that_waits,
+            pipes::without_a_pipe_nothing_is_moved_and_buffers_go_on,
+            pipes::a_receive_under_way_keeps_its_bytes,
             races::sends_keep_their_order_under_load,
             races::a_drop_with_a_receive_under_way_is_an_orderly_end,
             races::a_reused_descriptor_gets_no_other_connections_bytes,

@@ -17,6 +17,7 @@ mod kernel;
 pub mod limits;
 mod listener;
 mod ops;
+mod pass;
 mod pipes;
 mod probe;
 mod relay;
@@ -36,6 +37,7 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use listener::Listener;
+pub use pass::Pipe;
 pub use probe::{Probe, Unavailable, probe};
 pub use sleep::Sleep;
 use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, RelaySetup};
@@ -108,6 +110,7 @@ impl UringEngine {
 
 impl Engine for UringEngine {
     type Listener = Listener;
+    type Pipe = Pipe;
     type Sleep = Sleep;
     type Stream = Stream;
 
@@ -157,6 +160,10 @@ impl Engine for UringEngine {
         let ours = |stream: &Stream| Rc::ptr_eq(stream.core(), &self.core);
         assert!(ours(&downstream) && ours(&upstream), "a relay's streams are its engine's own");
         relay::Relay::start(Rc::clone(&self.core), downstream.into_key(), upstream.into_key(), setup)
+    }
+
+    fn pipe(&self) -> Pipe {
+        Pipe::new(Rc::clone(&self.core))
     }
 
     fn buffer(&self) -> Buffer {

@@ -47,12 +47,15 @@ pub(crate) struct Socket {
     pub(crate) send_error: Option<io::Error>,
     /// Where a connect goes to, until it has completed.
     pub(crate) connect: Option<Box<SockAddr>>,
-    receive_waker: Option<Waker>,
+    pub(crate) receive_waker: Option<Waker>,
     pub(crate) send_waker: Option<Waker>,
     /// Operations whose last completion is still to come.
     pub(crate) in_flight: u16,
     /// The kernel said that more is waiting: the next receive tries at once.
     nonempty: bool,
+    /// A session waits until there is something to splice from here, or room to splice to.
+    pub(crate) awaits_bytes: bool,
+    pub(crate) awaits_room: bool,
     pub(crate) reset: bool,
     pub(crate) aborted: bool,
     /// Nobody owns it any more: it is closed once nothing is in flight.
@@ -72,6 +75,8 @@ impl Socket {
             send_waker: None,
             in_flight: 0,
             nonempty: false,
+            awaits_bytes: false,
+            awaits_room: false,
             reset: false,
             aborted: false,
             released: false,
@@ -79,7 +84,7 @@ impl Socket {
     }
 }
 
-fn aborted() -> io::Error {
+pub(crate) fn aborted() -> io::Error {
     io::ErrorKind::ConnectionAborted.into()
 }
 

@@ -2,6 +2,7 @@
 //! itself, with readiness from the ring. (The ring's own splice is always sent to a kernel thread.)
 
 use std::os::fd::AsRawFd;
+use std::task::Waker;
 
 use io_uring::{opcode, types};
 use rustix::io::Errno;
@@ -12,14 +13,16 @@ use crate::io::Io;
 use crate::ops::{Kind, encode};
 use crate::slab::Key;
 
-/// A direction that had its share of this turn and goes on in the next.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Continuation {
-    relay: Key,
-    from: Side,
+/// What had its share of this turn and goes on in the next.
+#[derive(Clone, Debug)]
+pub(crate) enum Continuation {
+    /// A direction of a relay.
+    Relay { relay: Key, from: Side },
+    /// A session that splices.
+    Task(Waker),
 }
 
-const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
+pub(crate) const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
 impl Io {
     /// Fills the direction's pipe from its source, or waits until the source can be read. While it waits it holds no
@@ -29,7 +32,7 @@ impl Io {
         let source = relay.sockets[from.index()];
         let path = &mut relay.paths[from.index()];
         if path.burst_bytes >= self.splice_turn_bytes_max {
-            self.continuing.push(Continuation { relay: key, from });
+            self.continuing.push(Continuation::Relay { relay: key, from });
             return None;
         }
         let Some(mut pipe) = path.pipe.take().or_else(|| self.pipes.take()) else {
@@ -83,7 +86,7 @@ impl Io {
         }
     }
 
-    fn push_poll(&mut self, key: Key, kind: Kind) {
+    pub(crate) fn push_poll(&mut self, key: Key, kind: Kind) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
         let events = if kind == Kind::PollIn { libc::POLLIN | libc::POLLRDHUP } else { libc::POLLOUT };
         let events = u32::from(events.cast_unsigned());
@@ -97,6 +100,9 @@ impl Io {
     pub(crate) fn complete_poll(&mut self, key: Key, kind: Kind, result: i32) {
         let Some(socket) = self.sockets.get_mut(key) else { return };
         socket.in_flight -= 1;
+        if self.readiness_came(key, kind) {
+            return self.close_if_quiet(key);
+        }
         self.close_if_quiet(key);
         let Some((relay, side)) = self.sockets.get(key).and_then(|socket| socket.relay) else { return };
         if result == -libc::ECANCELED {
@@ -117,13 +123,16 @@ impl Io {
 
     /// Goes on with what had its share of the last turn.
     pub(crate) fn continue_splices(&mut self) {
-        for Continuation { relay, from } in std::mem::take(&mut self.continuing) {
-            self.continue_splice(relay, from);
+        for continuation in std::mem::take(&mut self.continuing) {
+            match continuation {
+                Continuation::Relay { relay, from } => self.continue_splice(relay, from),
+                Continuation::Task(waker) => self.wakes.push(waker),
+            }
         }
     }
 }
 
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+pub(crate) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         match call() {
             Err(Errno::INTR) => {}

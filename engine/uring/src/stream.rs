@@ -68,6 +68,10 @@ impl Stream {
         self.handle.core()
     }
 
+    pub(crate) fn key(&self) -> Key {
+        self.handle.key
+    }
+
     pub(crate) fn into_key(self) -> Key {
         self.handle.into_key()
     }

@@ -37,6 +37,26 @@ impl Body {
         }
     }
 
+    /// Bytes still to come of a body whose length was told; 0 for every other.
+    #[must_use]
+    pub const fn known_left(&self) -> u64 {
+        match self {
+            Self::Fixed(left) => *left,
+            Self::Empty | Self::Chunked(_) | Self::UntilClose => 0,
+        }
+    }
+
+    /// So many bytes of it went another way: at most [`known_left`](Self::known_left).
+    pub fn pass(&mut self, bytes: u64) {
+        if let Self::Fixed(left) = self {
+            debug_assert!(bytes <= *left, "more than the body has");
+            *left = left.saturating_sub(bytes);
+            if *left == 0 {
+                *self = Self::Empty;
+            }
+        }
+    }
+
     /// Takes what was received. Bytes from `consumed` on belong to the next message.
     ///
     /// # Errors

@@ -374,6 +374,7 @@ fn big_bodies_pass_whole_and_are_counted_to_the_byte() {
     let entry = gateway.wait_entry(|entry| entry["method"] == "PUT");
     let received = entry["bytes_received"].as_u64().unwrap_or(0);
     assert!(received > BIG as u64 && received < BIG as u64 + 1000, "{entry}");
+    gateway.wait_metric("egress_http_exchanges_spliced_total", &[], 2.0);
     assert!(gateway.rss_kib() < 200 * 1024, "bodies are not buffered: {} KiB", gateway.rss_kib());
 }
 

@@ -6,11 +6,22 @@ use sluice_proto::http1::{
     write_response_head,
 };
 
+use super::bulk::{RECEIVE_BYTES_MAX, Run, Side};
 use super::{DownloadError, Downloaded, Exchange};
 use crate::http1::body::{Piece, compose, last_chunk};
 use crate::http1::exchange::Request;
 use crate::limits::INTERIM_HEADS_MAX;
 use crate::sniff::Held;
+
+/// What came behind a response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    Nothing,
+    /// Bytes that belong to no response.
+    Surplus,
+    /// Such bytes, or the end of the connection.
+    Doubt,
+}
 
 impl<E: Engine> Exchange<'_, E> {
     /// Reads the response and sends it down.
@@ -37,7 +48,7 @@ impl<E: Engine> Exchange<'_, E> {
                 // Between two heads there is room for an answer of ours.
                 self.downstream_touched.set(false);
             }
-            held = Some(behind(&bytes, head.length)).filter(|rest| !rest.is_empty());
+            held = Some(rest_behind(&bytes, head.length)).filter(|rest| !rest.is_empty());
         }
         Err(DownloadError::BadHead)
     }
@@ -109,12 +120,12 @@ impl<E: Engine> Exchange<'_, E> {
         let rewrite = ResponseRewrite { client, persistent, set: &[] };
         let out = self.compose_head(head, &rewrite)?;
         let framing = downstream_framing(head.framing, client);
-        let rest = behind(bytes, head.length);
-        let clean = self.response_body(head.framing, framing, out, rest).await?;
+        let rest = rest_behind(bytes, head.length);
+        let behind = self.response_body(head.framing, framing, out, rest).await?;
         Ok(Downloaded::Whole {
-            reusable: head.persistent && clean && head.framing != Framing::UntilClose,
+            reusable: head.persistent && behind == Behind::Nothing && head.framing != Framing::UntilClose,
             persistent: persistent && framing != Framing::UntilClose,
-            surplus: !clean,
+            surplus: behind == Behind::Surplus,
             authenticates: head.authenticates_connection,
         })
     }
@@ -135,7 +146,7 @@ impl<E: Engine> Exchange<'_, E> {
         let rewrite = ResponseRewrite { client: request.head.version, persistent: true, set: &[] };
         let out = self.compose_head(head, &rewrite)?;
         self.send_down(out).await?;
-        Ok(Downloaded::Switched { early: behind(bytes, head.length) })
+        Ok(Downloaded::Switched { early: rest_behind(bytes, head.length) })
     }
 
     fn note_answer(&self, status: u16) {
@@ -146,22 +157,24 @@ impl<E: Engine> Exchange<'_, E> {
         self.touch();
     }
 
-    /// Passes the body on. Gives whether nothing followed it that does not belong to it.
+    /// Passes the body on. Gives what came behind it.
     async fn response_body(
         &self,
         from: Framing,
         to: Framing,
         head: Buffer,
         first: Buffer,
-    ) -> Result<bool, DownloadError> {
+    ) -> Result<Behind, DownloadError> {
         let chunked = to == Framing::Chunked;
         let mut body = Body::new(from);
         let mut head = Some(head);
         let mut next = Some(first);
         if body.is_complete() {
             self.send_down(head.take().unwrap_or_else(Buffer::end_of_stream)).await?;
-            return Ok(next.is_none_or(|rest| rest.is_empty()));
+            let surplus = next.is_some_and(|rest| !rest.is_empty());
+            return Ok(if surplus { Behind::Surplus } else { Behind::Nothing });
         }
+        let mut run = Run::default();
         loop {
             let mut buffer = match next.take().filter(|buffer| !buffer.is_empty()) {
                 Some(buffer) => buffer,
@@ -174,7 +187,7 @@ impl<E: Engine> Exchange<'_, E> {
                             if chunked {
                                 self.send_down(Buffer::from(last_chunk(&[]))).await?;
                             }
-                            return Ok(true);
+                            return Ok(Behind::Nothing);
                         }
                         Ok(buffer) if !buffer.is_empty() => buffer,
                         _ => return Err(DownloadError::Truncated),
@@ -191,9 +204,29 @@ impl<E: Engine> Exchange<'_, E> {
             self.response_bytes.set(self.response_bytes.get() + sent);
             self.touch();
             if end {
-                return Ok(clean);
+                return Ok(match clean {
+                    false => Behind::Surplus,
+                    // A full buffer may have left something in the kernel.
+                    true if received >= RECEIVE_BYTES_MAX => self.behind_bulk(),
+                    true => Behind::Nothing,
+                });
+            }
+            if run.is_bulk(received, body.known_left()) {
+                let (from, to) = (self.upstream, self.client);
+                let passed = self.splice(from, to, body.known_left(), &self.response_bytes).await;
+                body.pass(passed.map_err(|side| match side {
+                    Side::Source => DownloadError::Truncated,
+                    Side::Sink => DownloadError::ClientGone,
+                })?);
+                if body.is_complete() {
+                    return Ok(self.behind_bulk());
+                }
             }
         }
+    }
+
+    fn behind_bulk(&self) -> Behind {
+        if self.upstream.is_stale() { Behind::Doubt } else { Behind::Nothing }
     }
 
     async fn send_down(&self, buffer: Buffer) -> Result<(), DownloadError> {
@@ -204,7 +237,7 @@ impl<E: Engine> Exchange<'_, E> {
 }
 
 /// What came behind the first `length` bytes.
-fn behind(bytes: &[u8], length: usize) -> Buffer {
+fn rest_behind(bytes: &[u8], length: usize) -> Buffer {
     let rest = &bytes[length..];
     let mut buffer = Buffer::with_capacity(rest.len());
     let fits = buffer.append(rest);

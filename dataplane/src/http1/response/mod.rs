@@ -3,6 +3,7 @@
 //! Both directions run at once, so that early answers, 100-continue and a client that goes away are seen when they
 //! happen. Nothing is collected: one buffer per direction is in hand.
 
+mod bulk;
 mod download;
 mod upload;
 
@@ -13,7 +14,7 @@ use std::task::Poll;
 
 use sluice_engine::{Buffer, Engine, Instant, Stream};
 use sluice_proto::http1::{RequestRewrite, write_request_head};
-use sluice_telemetry::ResponseFlags;
+use sluice_telemetry::{Counter, ResponseFlags};
 
 use super::body::compose;
 use super::exchange::Request;
@@ -68,6 +69,8 @@ struct Exchange<'a, E: Engine> {
     downstream_touched: Cell<bool>,
     request_bytes: Cell<u64>,
     response_bytes: Cell<u64>,
+    /// Part of a body was spliced.
+    spliced: Cell<bool>,
     code: Cell<u16>,
     service_time_ms: Cell<Option<u64>>,
 }
@@ -151,10 +154,14 @@ pub(super) async fn exchange<E: Engine>(
         downstream_touched: Cell::new(false),
         request_bytes: Cell::new(record.request_bytes),
         response_bytes: Cell::new(0),
+        spliced: Cell::new(false),
         code: Cell::new(0),
         service_time_ms: Cell::new(None),
     };
     let outcome = exchange.run(request, head, draining, record).await;
+    if exchange.spliced.get() {
+        client.worker().metrics.add(Counter::BodiesSpliced, 1);
+    }
     record.request_bytes = exchange.request_bytes.get();
     record.response_bytes = exchange.response_bytes.get();
     record.code(exchange.code.get());

@@ -5,6 +5,7 @@ use std::future::pending;
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_proto::http1::{Body, Framing};
 
+use super::bulk::{Run, Side};
 use super::{Exchange, UploadError};
 use crate::http1::body::Piece;
 
@@ -20,6 +21,7 @@ impl<E: Engine> Exchange<'_, E> {
     async fn request(&self, head: Buffer, framing: Framing) -> Result<(), UploadError> {
         let mut body = Body::new(framing);
         let mut head = Some(head);
+        let mut run = Run::default();
         while !body.is_complete() {
             let held = self.held.take();
             let mut buffer = match held {
@@ -35,6 +37,7 @@ impl<E: Engine> Exchange<'_, E> {
                     }
                 }
             };
+            let received = buffer.len();
             let decoded = body.feed(&mut buffer).map_err(|_| UploadError::Malformed)?;
             self.request_bytes.set(self.request_bytes.get() + decoded.consumed as u64);
             if decoded.consumed < buffer.len() {
@@ -45,6 +48,14 @@ impl<E: Engine> Exchange<'_, E> {
             piece.send(self.upstream, head.take()).await.map_err(|_| UploadError::Upstream)?;
             self.asked.set(true);
             self.touch();
+            if run.is_bulk(received, body.known_left()) {
+                let (from, to) = (self.client, self.upstream);
+                let passed = self.splice(from, to, body.known_left(), &self.request_bytes).await;
+                body.pass(passed.map_err(|side| match side {
+                    Side::Source => UploadError::ClientGone,
+                    Side::Sink => UploadError::Upstream,
+                })?);
+            }
         }
         if let Some(head) = head.take() {
             self.ask(head).await?;
