@@ -41,6 +41,8 @@ pub struct Import {
 
 #[derive(Serialize)]
 struct Fragment<'s> {
+    /// Left out where there is none: `service = []` would forbid the tables of the file that it is added to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     service: Vec<&'s Table>,
 }
 
@@ -104,8 +106,9 @@ fn opening(sources: &[ImportSource], services: usize) -> String {
     }
     // A name is a comment here: nothing in it may end the line.
     let names = names.join(", ").replace(|c: char| c.is_control(), "?");
+    let plural = if services == 1 { "" } else { "s" };
     format!(
-        "# {services} services imported from Istio ServiceEntry resources: {names}\n\
+        "# {services} service{plural} imported from Istio ServiceEntry resources: {names}\n\
          # Add them below the other tables of a sluice configuration file; then `[registry] service_entries` must not name\n\
          # the same resources. Without `allow` every source may use a service.\n\n"
     )

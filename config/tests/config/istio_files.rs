@@ -145,6 +145,15 @@ fn imports_are_well_formed_and_say_what_they_are() {
 }
 
 #[test]
+fn an_import_of_nothing_adds_nothing() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: x}\n";
+    let text = ImportSource::Text { name: "rules".to_owned(), text: rule.to_owned() };
+    let import = import_istio(&[text]).unwrap();
+    assert_eq!((import.services, import.warnings.len()), (0, 1));
+    assert!(import.toml.lines().all(|line| line.is_empty() || line.starts_with('#')), "{}", import.toml);
+}
+
+#[test]
 fn many_entries_load() {
     const ENTRIES: usize = 20_000;
     let folder = tempfile::tempdir().unwrap();
