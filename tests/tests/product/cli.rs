@@ -42,8 +42,8 @@ fn every_class_of_mistake_has_its_own_words() {
         ("an unknown key", format!("{head}[dns]\nserver = []\n"), [":3:1", "servers"]),
         (
             "not built yet",
-            format!("{head}[[listener]]\nkind = \"socks5\"\nbind = \"127.0.0.1:1080\"\n"),
-            [":3:8", "socks5"],
+            format!("{head}[[listener]]\nkind = \"hbone\"\nbind = \"127.0.0.1:1080\"\n"),
+            [":3:8", "hbone"],
         ),
         ("out of range", format!("{head}[limits]\nconnections_percent_max = 90\n"), [":3:27", "49"]),
         (
