@@ -89,6 +89,16 @@ impl ProxyProtocol {
     }
 }
 
+/// Whose address a door's upstream connections come from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum UpstreamSource {
+    /// The gateway's.
+    #[default]
+    Gateway,
+    /// The client's own (`IP_TRANSPARENT`): the network must bring the answers back to the gateway.
+    Client,
+}
+
 /// FTP, SSH, SMTP, POP3, IMAP, submission, MS SQL, MySQL, PostgreSQL: their servers speak first, or their clients do
 /// not say a name.
 const OPAQUE_PORTS: [u16; 9] = [21, 22, 25, 110, 143, 587, 1433, 3306, 5432];
@@ -114,6 +124,8 @@ pub struct DoorPlan {
     pub capture: Option<Capture>,
     /// The PROXY header in front of each connection; `None`: a header is refused like any other bytes out of place.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// `transparent`: whose address upstream connections come from, unless the service says.
+    pub upstream_source: UpstreamSource,
     /// Ports where a server may speak first: in allow-any a destination without a name is not sniffed there.
     pub opaque_ports: Arc<[u16]>,
 }
@@ -132,6 +144,7 @@ impl DoorPlan {
             deny_tls: DenyTls::default(),
             capture: None,
             proxy_protocol: None,
+            upstream_source: UpstreamSource::default(),
             opaque_ports: Arc::new(OPAQUE_PORTS),
         }
     }

@@ -15,7 +15,7 @@ mod snapshot;
 
 pub use credentials::{Credentials, CredentialsBuilder, CredentialsError};
 pub use dns::{Addresses, DnsAnswer, DnsFailure, DnsQuestion, DnsSettings};
-pub use door::{Auth, Capture, DenyTls, Door, DoorKind, DoorPlan, ProxyProtocol};
+pub use door::{Auth, Capture, DenyTls, Door, DoorKind, DoorPlan, ProxyProtocol, UpstreamSource};
 pub use labels::source_labels;
 pub use port::{Command, ControlPort, Notice, RecordQueue, Records, Retired, WorkerPort, pair};
 pub use row::{ConnectionRow, Path, Phase};

@@ -61,6 +61,13 @@ pub enum Notice {
         /// The error's number; 0 where it has none.
         errno: i32,
     },
+    /// A connection was made to a transparent door itself: nothing had redirected it. Sent from time to time only.
+    NotCaptured {
+        /// The door's address as configured.
+        door: SocketAddr,
+        /// Who made it.
+        peer: SocketAddr,
+    },
     /// The drain is over.
     Drained {
         /// Flows cut at the deadline.

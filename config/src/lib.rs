@@ -34,7 +34,7 @@ pub use load::{Loaded, load};
 pub use plan::{
     AccessLog, AccessLogFormat, AccessLogLines, Admin, Auth, Capture, Credential, Dataplane, Deny, DenyTls,
     Dns, Door, DoorKind, EngineChoice, HostLabels, Limits, Plan, Prometheus, ProxyProtocol, Reporter,
-    Telemetry,
+    Telemetry, UpstreamSource,
 };
 pub use problem::{Problem, Report};
 pub use secret::Secret;

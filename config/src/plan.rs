@@ -70,6 +70,15 @@ pub struct Door {
     pub opaque_ports: Option<Arc<[u16]>>,
     /// The PROXY header that is wanted in front of each connection; `None`: none is accepted.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whose address upstream connections come from, unless the service says (`transparent`).
+    pub upstream_source: UpstreamSource,
+}
+
+impl Door {
+    /// Whether its sockets must take connections that are addressed to others.
+    pub fn is_tproxy(&self) -> bool {
+        self.capture == Some(Capture::Tproxy)
+    }
 }
 
 /// `[[listener]] proxy_protocol`.
@@ -105,6 +114,16 @@ pub enum Capture {
     Redirect,
     /// nftables `tproxy`: it is the accepted socket's own address.
     Tproxy,
+}
+
+/// Whose address the upstream connections of a `transparent` door come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum UpstreamSource {
+    /// The gateway's.
+    #[default]
+    Gateway,
+    /// The client's own.
+    Client,
 }
 
 /// Whether a door asks for proxy credentials.
@@ -341,6 +360,7 @@ macro_rules! words {
 
 words!(DoorKind, "kind of door": "http_proxy" => HttpProxy, "tls" => Tls, "tcp" => Tcp, "http" => Http,
     "transparent" => Transparent, "socks5" => Socks5);
+words!(UpstreamSource, "upstream_source": "gateway" => Gateway, "client" => Client);
 words!(Capture, "capture": "redirect" => Redirect, "tproxy" => Tproxy);
 words!(Auth, "auth": "off" => Off, "optional" => Optional, "required" => Required);
 words!(DenyTls, "deny_tls": "reset" => Reset, "alert" => Alert);

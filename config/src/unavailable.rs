@@ -21,22 +21,18 @@ const fn value(path: &'static str, value: &'static str, instead: &'static str) -
 
 /// Everything that waits to be built.
 pub(crate) const TABLE: &[Unavailable] = &[
-    value("listener.kind", "http", DOORS),
-    value("listener.kind", "transparent", DOORS),
     value("listener.kind", "mesh", DOORS),
     value("listener.kind", "hbone", DOORS),
     value("listener.kind", "dns", DOORS),
-    key("listener.capture", DOORS),
-    key("listener.opaque_ports", "it belongs to the transparent door"),
     key("service.tls", "let the client speak TLS through CONNECT or the tls door"),
     key("service.endpoints.locality", "remove it; endpoints are chosen by weight"),
-    key("service.source_address", "remove it; the kernel's choice of source address is used"),
     key("telemetry.otlp", "scrape [telemetry.prometheus]"),
     value("dataplane.busy_poll", "true", "remove it or set it to false"),
     key("limits.mesh_handshake_timeout_ms", "it belongs to the mesh door"),
 ];
 
-const DOORS: &str = "this version opens \"http_proxy\", \"tls\", \"tcp\" and \"socks5\"";
+const DOORS: &str =
+    "this version opens \"http_proxy\", \"tls\", \"tcp\", \"http\", \"transparent\" and \"socks5\"";
 
 /// Why a key (`value` = `None`) or one of its values is refused in this version.
 pub(crate) fn refused(path: &str, value: Option<&str>) -> Option<&'static Unavailable> {

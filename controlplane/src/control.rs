@@ -179,6 +179,11 @@ impl Control {
                 let remedy = accept_remedy(errno);
                 tracing::warn!(worker = index, %door, %error, remedy, "cannot accept: the door rests and tries again");
             }
+            Some(Notice::NotCaptured { door, peer }) => {
+                let remedy = "look for nftables rules that send the gateway's own traffic to this door, or for a client that \
+                              takes it for a proxy";
+                tracing::warn!(%door, %peer, remedy, "refused: made to the transparent door itself, not captured");
+            }
             Some(Notice::DoorOpened(address)) => tracing::debug!(worker = index, %address, "door opened"),
             Some(Notice::DoorClosed(address)) => tracing::debug!(worker = index, %address, "door closed"),
             Some(Notice::Drained { cut }) => {

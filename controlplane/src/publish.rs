@@ -1,7 +1,9 @@
 //! From a checked plan to what workers are given: the snapshot, door plans, DNS and telemetry settings. Pure but for the
 //! clockless randomness of credential salts; it must not know when or why something is published.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use sluice_bridge as bridge;
@@ -120,6 +122,30 @@ pub fn telemetry_settings(plan: &Plan) -> telemetry::Settings {
     }
 }
 
+/// The `source_address`es that this host does not have, each with the services that name it: connections from there
+/// will fail.
+pub fn missing_sources(plan: &Plan) -> Vec<String> {
+    let mut sources: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+    for service in &plan.policy_input.services {
+        if let Some(source) = service.source_address {
+            sources.entry(source).or_default().push(format!("{}/{}", service.namespace, service.name));
+        }
+    }
+    let is_missing = |source: IpAddr| {
+        let bound = UdpSocket::bind(SocketAddr::new(source, 0));
+        bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+    };
+    sources.retain(|source, _| is_missing(*source));
+    let text = |(source, services): (IpAddr, Vec<String>)| {
+        let (first, more) = (services.first().map_or("", String::as_str), services.len().saturating_sub(1));
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!(
+            "no interface of this host has {source}, the source_address of {first}{more}: connections from it will fail"
+        )
+    };
+    sources.into_iter().take(crate::limits::PROBLEMS_LOGGED_MAX).map(text).collect()
+}
+
 /// A door at the address that it really got.
 pub fn door(door: &config::Door, address: SocketAddr) -> bridge::DoorPlan {
     let defaults = bridge::DoorPlan::new(
@@ -150,6 +176,10 @@ pub fn door(door: &config::Door, address: SocketAddr) -> bridge::DoorPlan {
             config::Capture::Redirect => bridge::Capture::Redirect,
             config::Capture::Tproxy => bridge::Capture::Tproxy,
         }),
+        upstream_source: match door.upstream_source {
+            config::UpstreamSource::Gateway => bridge::UpstreamSource::Gateway,
+            config::UpstreamSource::Client => bridge::UpstreamSource::Client,
+        },
         opaque_ports: door.opaque_ports.clone().unwrap_or(defaults.opaque_ports),
         proxy_protocol: door.proxy_protocol.as_ref().map(|expected| bridge::ProxyProtocol {
             trusted: expected.trusted.as_slice().into(),

@@ -74,6 +74,11 @@ pub(crate) enum ReloadError {
     /// A new door cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A socket that is bound already would have to become another one.
+    #[error(
+        "the door at {0} is captured with tproxy, or no longer: that needs a restart, or another address"
+    )]
+    Capture(SocketAddr),
     /// It cannot be compiled.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -123,10 +128,15 @@ pub(crate) async fn prepare(
     let mut doors = basis.doors.clone();
     doors.retain(|configured, _| all.contains(configured));
     let mut bound = Vec::new();
+    for door in &plan.doors {
+        let before = basis.plan.doors.iter().find(|before| before.bind == door.bind);
+        if before.is_some_and(|before| before.is_tproxy() != door.is_tproxy()) {
+            return Err(ReloadError::Capture(door.bind));
+        }
+    }
     for door in &diff.doors_added {
         let what = format!("door {}", door.name);
-        let listeners =
-            bind_patiently(&what, door.bind, basis.workers, doors::only_v6(door.bind, &all)).await?;
+        let listeners = bind_patiently(&what, door.bind, basis.workers, doors::options(door, &all)).await?;
         doors.insert(door.bind, listeners.address);
         bound.push((door.bind, listeners));
     }
@@ -148,6 +158,9 @@ pub(crate) async fn prepare(
     let mut listeners: Vec<SocketAddr> = doors.values().copied().collect();
     listeners.push(basis.admin);
     listeners.extend(prometheus_address);
+    for problem in publish::missing_sources(&plan) {
+        tracing::warn!("{problem}");
+    }
     let (generation, budget) = (basis.generation, basis.budget);
     let (plan, snapshot) = heavy
         .run(move || {
@@ -164,17 +177,17 @@ async fn bind_patiently(
     what: &str,
     address: SocketAddr,
     workers: usize,
-    only_v6: bool,
+    options: doors::Options,
 ) -> Result<Bound, BindError> {
     for _ in 0..DOOR_CLOSING_WAITS {
-        match doors::bind(what, address, workers, only_v6) {
+        match doors::bind(what, address, workers, options) {
             Err(error) if error.source.kind() == io::ErrorKind::AddrInUse => {
                 tokio::time::sleep(Duration::from_millis(DOOR_CLOSING_WAIT_MS)).await;
             }
             result => return result,
         }
     }
-    doors::bind(what, address, workers, only_v6)
+    doors::bind(what, address, workers, options)
 }
 
 /// Writes the reason to the log, one line per problem.

@@ -49,7 +49,7 @@ impl Listeners {
         let mut bound = Vec::with_capacity(all.len());
         for door in &plan.doors {
             let what = format!("door {}", door.name);
-            let listeners = doors::bind(&what, door.bind, workers, doors::only_v6(door.bind, &all))?;
+            let listeners = doors::bind(&what, door.bind, workers, doors::options(door, &all))?;
             bound.push((door.bind, listeners));
         }
         let admin = doors::bind_exclusive("admin", plan.admin.bind)?;
@@ -202,6 +202,9 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
     let (heavy, _) = Heavy::start().map_err(StartError::System)?;
     let counts = Counts::new(&registry, ends.commands.len(), engine.0, &engine.1);
     counts.published(&snapshot);
+    for problem in publish::missing_sources(&plan) {
+        tracing::warn!("{problem}");
+    }
     let first = Current { plan: Arc::new(plan), snapshot };
     let metrics = renderer(registry.clone(), records.stats(), heavy.clone(), ends.commands.clone());
     let status = Arc::new(Status::new(first.clone(), ends.commands.clone(), heavy, metrics, budget.spares));

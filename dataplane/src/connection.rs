@@ -23,6 +23,11 @@ use crate::worker::Worker;
 
 type AbortOf<E> = <<E as Engine>::Stream as Stream>::Abort;
 
+/// An address of a dual-stack socket as what it is: IPv4-mapped addresses are IPv4.
+pub(crate) fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// A connection while it lives.
 pub(crate) struct Connection<E: Engine> {
     pub(crate) worker: Rc<Worker<E>>,
@@ -66,12 +71,12 @@ pub(crate) struct Connection<E: Engine> {
 impl<E: Engine> Connection<E> {
     /// Enters a connection into the worker's table, where it stays until the result is dropped.
     pub(crate) fn admit(worker: &Rc<Worker<E>>, door: &Arc<DoorPlan>, stream: &E::Stream) -> Admitted<E> {
-        let peer = stream.peer_address();
+        let peer = unmapped(stream.peer_address());
         let connection = Rc::new(Self {
             worker: Rc::clone(worker),
             door: Arc::clone(door),
             peer: Cell::new(peer),
-            local: Cell::new(stream.local_address()),
+            local: Cell::new(unmapped(stream.local_address())),
             address_proof: Cell::new(Proof::Address),
             original: Cell::new(None),
             opened: worker.engine.now(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
-use sluice_engine::{Deadline, Engine};
+use sluice_engine::{Deadline, Engine, SourceAddress};
 
 use crate::limits::ADDRESSES_TRIED_MAX;
 
@@ -19,6 +19,10 @@ use crate::limits::ADDRESSES_TRIED_MAX;
 pub(crate) enum DialError {
     /// The last attempt's error.
     Connect(io::Error),
+    /// No address is of the family of the source address that is asked for.
+    OtherFamily(IpAddr),
+    /// The source address cannot be had.
+    Source(IpAddr, io::Error),
     /// No address connected in time.
     Timeout,
 }
@@ -29,6 +33,7 @@ impl DialError {
         match self {
             Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => "refused",
             Self::Connect(_) => "error",
+            Self::OtherFamily(_) | Self::Source(..) => "source_address",
             Self::Timeout => "timeout",
         }
     }
@@ -37,6 +42,19 @@ impl DialError {
     pub(crate) fn to_text(&self) -> String {
         match self {
             Self::Connect(error) => error.to_string(),
+            Self::OtherFamily(source) => {
+                format!(
+                    "no address can be reached from the source address {source}: it is of the other family"
+                )
+            }
+            Self::Source(source, error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                format!(
+                    "cannot connect from {source}: that needs the capability CAP_NET_ADMIN or CAP_NET_RAW"
+                )
+            }
+            Self::Source(source, error) => {
+                format!("cannot connect from {source}: {error}; is it an address of this host?")
+            }
             Self::Timeout => "connect timeout".to_owned(),
         }
     }
@@ -57,21 +75,32 @@ pub(crate) struct Times {
 pub(crate) async fn dial<E: Engine>(
     engine: &E,
     candidates: &[SocketAddr],
-    source: Option<IpAddr>,
+    source: Option<SourceAddress>,
     times: Times,
 ) -> Result<(E::Stream, SocketAddr), DialError> {
     let deadline = Deadline::new(engine.clone());
     deadline.set(Some(engine.now() + times.timeout));
     match deadline.run(race(engine, candidates, source, times.stagger)).await {
-        Ok(connected) => connected.map_err(DialError::Connect),
+        Ok(connected) => connected.map_err(|error| failure(error, source)),
         Err(_) => Err(DialError::Timeout),
+    }
+}
+
+/// Tells a source address that cannot be had from a destination that cannot be reached.
+fn failure(error: io::Error, source: Option<SourceAddress>) -> DialError {
+    match (source, error.kind()) {
+        (Some(source), io::ErrorKind::AddrNotAvailable) => DialError::Source(source.ip(), error),
+        (Some(SourceAddress::Foreign(source)), io::ErrorKind::PermissionDenied) => {
+            DialError::Source(source, error)
+        }
+        _ => DialError::Connect(error),
     }
 }
 
 async fn race<E: Engine>(
     engine: &E,
     candidates: &[SocketAddr],
-    source: Option<IpAddr>,
+    source: Option<SourceAddress>,
     stagger: Duration,
 ) -> io::Result<(E::Stream, SocketAddr)> {
     let attempt = |address: SocketAddr| async move {

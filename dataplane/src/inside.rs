@@ -17,7 +17,7 @@ use sluice_telemetry::access_log::Field;
 use crate::carried::Carried;
 use crate::connection::{Admitted, Connection};
 use crate::http1::{Client, Mode};
-use crate::reach::Reached;
+use crate::reach::{self, Reached};
 use crate::record::Record;
 use crate::route::{Destination, Route, Wanted};
 use crate::sniff::{self, Sniffed};
@@ -92,7 +92,7 @@ fn typed_http<E: Engine>(
     let key = crate::upstream::Key {
         name: route.pool_name(),
         dialled: reached.dialled,
-        source: route.service.as_ref().and_then(|service| service.source_address),
+        source: reach::source(&downstream.connection, &route),
     };
     let (now, room) = (worker.engine.now(), worker.room_for_idle());
     worker.pool.put(&key, reached.stream, Rc::clone(&route), now, room);
@@ -187,12 +187,7 @@ pub(crate) fn tls_of(hello: &ClientHello) -> Carried {
 }
 
 /// Cuts a tunnel before any payload went up.
-pub(crate) fn cut<E: Engine>(
-    mut record: Record<E>,
-    reason: Reason,
-    stream: &E::Stream,
-    upstream: Option<&E::Stream>,
-) {
+fn cut<E: Engine>(mut record: Record<E>, reason: Reason, stream: &E::Stream, upstream: Option<&E::Stream>) {
     record.denied(reason);
     record.flag(ResponseFlags::UH);
     stream.reset();

@@ -19,6 +19,7 @@ mod route;
 mod session;
 mod sniff;
 mod socks5;
+mod transparent;
 mod tunnel;
 mod unnamed;
 mod upstream;

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_bridge::Phase;
-use sluice_engine::Engine;
+use sluice_bridge::{Phase, UpstreamSource};
+use sluice_engine::{Engine, SourceAddress};
 use sluice_policy::{Endpoint, EndpointAddress, Reason, Resolution, Service};
 use sluice_telemetry::Family;
 
@@ -57,7 +57,33 @@ pub(crate) async fn addresses<E: Engine>(
     let candidates = connection.unless_cut(candidates(worker, &route)).await.unwrap_or(Err(Obstacle::Cut))?;
     let route = still_allowed(connection, &route)?;
     let candidates = guard(worker, &route, candidates)?;
+    let candidates = of_family(source(connection, &route), candidates)?;
     Ok((route, candidates))
+}
+
+/// The address that connections for a route come from, where that is not the kernel's choice: the service's own, else
+/// the client's where the door keeps it.
+pub(crate) fn source<E: Engine>(connection: &Connection<E>, route: &Route) -> Option<SourceAddress> {
+    let own = route.service.as_ref().and_then(|service| service.source_address);
+    let kept = || match connection.door.upstream_source {
+        UpstreamSource::Gateway => None,
+        UpstreamSource::Client => Some(SourceAddress::Foreign(route.asker.address.ip())),
+    };
+    own.map(SourceAddress::Own).or_else(kept)
+}
+
+/// Keeps the addresses that can be reached from `source`: those of its family.
+fn of_family(
+    source: Option<SourceAddress>,
+    mut candidates: Vec<SocketAddr>,
+) -> Result<Vec<SocketAddr>, Obstacle> {
+    let Some(source) = source.map(SourceAddress::ip) else { return Ok(candidates) };
+    let had_some = !candidates.is_empty();
+    candidates.retain(|candidate| candidate.is_ipv4() == source.is_ipv4());
+    if candidates.is_empty() && had_some {
+        return Err(Obstacle::Dial(DialError::OtherFamily(source)));
+    }
+    Ok(candidates)
 }
 
 fn still_allowed<E: Engine>(connection: &Connection<E>, route: &Rc<Route>) -> Result<Rc<Route>, Obstacle> {
@@ -83,7 +109,7 @@ pub(crate) async fn dial_guarded<E: Engine>(
             stagger: Duration::from_millis(limits.connect_stagger_ms),
         }
     };
-    let source = route.service.as_ref().and_then(|service| service.source_address);
+    let source = source(connection, route);
     worker.make_room();
     let dialled = connection.unless_cut(dial::dial(&worker.engine, candidates, source, times)).await;
     let dialled = dialled.ok_or(Obstacle::Cut)?;

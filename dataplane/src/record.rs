@@ -156,6 +156,14 @@ impl<E: Engine> Record<E> {
         self.connection.protocol.set("connect");
     }
 
+    /// From now on this is a flow of the protocol `tls`, unless the client named its own (`connect`).
+    pub(crate) fn speaks_tls(&mut self) {
+        if self.protocol == "tcp" {
+            self.protocol = "tls";
+            self.connection.protocol.set("tls");
+        }
+    }
+
     /// The host and port that the client named, as it wrote them.
     pub(crate) fn note_authority(&mut self, host: &[u8], port: Option<u16>) {
         match port {

@@ -71,7 +71,7 @@ impl Destination {
 pub(crate) struct Wanted {
     /// The host, where there is one.
     pub(crate) host: Option<Destination>,
-    /// The original destination: the IP literal of a CONNECT counts as one.
+    /// The original destination: of a captured connection, or the IP literal that a client asked for.
     pub(crate) original: Option<SocketAddr>,
     pub(crate) port: u16,
     /// The one service that the door is bound to: (namespace, name).
@@ -85,10 +85,13 @@ impl Wanted {
             Host::Name(_) => {
                 Self { host: Some(Destination::from_host(host)), original: None, port, bound: None }
             }
-            Host::Address(address) => {
-                Self { host: None, original: Some(SocketAddr::new(address, port)), port, bound: None }
-            }
+            Host::Address(address) => Self::address(SocketAddr::new(address, port)),
         }
+    }
+
+    /// An original destination without a name.
+    pub(crate) fn address(original: SocketAddr) -> Self {
+        Self { host: None, original: Some(original), port: original.port(), bound: None }
     }
 
     /// The name or address in text, for logs; `None` where nothing was named.

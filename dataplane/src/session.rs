@@ -27,9 +27,8 @@ use crate::reach::{Obstacle, reach};
 use crate::record::Record;
 use crate::route::{Route, Wanted};
 use crate::sniff::{self, Sniffed};
-use crate::socks5;
-use crate::tunnel;
 use crate::worker::Worker;
+use crate::{socks5, transparent, tunnel};
 
 /// Starts the session of a connection that a door has accepted.
 pub(crate) fn start<E: Engine>(worker: &Rc<Worker<E>>, door: &Arc<DoorPlan>, stream: E::Stream) {
@@ -55,6 +54,8 @@ fn serve<E: Engine>(client: Downstream<E>) {
         DoorKind::HttpProxy => engine.spawn(http1::serve_proxy(client)),
         DoorKind::Tls => engine.spawn(tls(client)),
         DoorKind::Tcp => engine.spawn(tcp(client)),
+        DoorKind::Http => engine.spawn(http1::serve_direct(client)),
+        DoorKind::Transparent => engine.spawn(transparent::serve(client)),
         DoorKind::Socks5 => engine.spawn(socks5::serve(client)),
         // Configuration refuses the kinds that are not built; should one slip through, nobody is served.
         _ => drop(client),
@@ -133,9 +134,7 @@ async fn tcp<E: Engine>(client: Downstream<E>) {
     let route = connection.worker.decide(&asker, wanted);
     record.decided(&route);
     if route.is_denied() {
-        record.black_holed();
-        downstream.reset();
-        return;
+        return refuse_tunnel(record, &downstream);
     }
     forward(connection, record, &route, downstream, early).await;
 }
@@ -163,6 +162,12 @@ async fn forward<E: Engine>(
     }
 }
 
+/// Refuses a flow that has no HTTP answer and no TLS alert.
+pub(crate) fn refuse_tunnel<E: Engine>(mut record: Record<E>, downstream: &E::Stream) {
+    record.black_holed();
+    downstream.reset();
+}
+
 /// Writes an obstacle into the record of a flow that has no HTTP answer.
 pub(crate) fn note_obstacle<E: Engine>(record: &mut Record<E>, obstacle: &Obstacle) {
     match obstacle {
@@ -186,7 +191,11 @@ pub(crate) fn note_obstacle<E: Engine>(record: &mut Record<E>, obstacle: &Obstac
 }
 
 /// Refuses a TLS client: with a reset, or with an alert that tells it that the name is the reason.
-async fn refuse_tls<E: Engine>(connection: &Connection<E>, mut record: Record<E>, downstream: E::Stream) {
+pub(crate) async fn refuse_tls<E: Engine>(
+    connection: &Connection<E>,
+    mut record: Record<E>,
+    downstream: E::Stream,
+) {
     record.black_holed();
     // The decision is final: the record need not wait for the client to go.
     drop(record);

@@ -301,6 +301,7 @@ fn reply_to(obstacle: &Obstacle) -> Option<Reply> {
     Some(match obstacle {
         Obstacle::Denied(..) => Reply::NotAllowed,
         Obstacle::Dns(_) => Reply::HostUnreachable,
+        Obstacle::Dial(DialError::OtherFamily(_) | DialError::Source(..)) => Reply::GeneralFailure,
         Obstacle::Dial(DialError::Timeout) => Reply::TtlExpired,
         Obstacle::Dial(DialError::Connect(error)) => match error.kind() {
             io::ErrorKind::ConnectionRefused => Reply::Refused,

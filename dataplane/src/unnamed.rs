@@ -10,29 +10,36 @@ use std::time::Duration;
 
 use sluice_bridge::Phase;
 use sluice_engine::{Buffer, Deadline, Engine, Stream};
-use sluice_policy::{Protocol, Reason};
+use sluice_policy::Reason;
 use sluice_telemetry::ResponseFlags;
 
 use crate::carried::Carried;
 use crate::connection::Connection;
 use crate::http1::{Client, Mode};
 use crate::inside::{self, Downstream};
-use crate::reach::reach;
+use crate::reach::{Obstacle, reach};
 use crate::record::Record;
 use crate::route::Route;
-use crate::session::note_obstacle;
+use crate::session::{note_obstacle, refuse_tls, refuse_tunnel};
 use crate::sniff::{self, Held, Sniffed};
 use crate::tunnel;
 use crate::worker::Worker;
 
-/// Whether a destination has no name and its first bytes may tell one. Opaque ports are never waited on: there the
-/// server may speak first.
+/// The first byte of a TLS record that begins a handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// Whether a destination has no name and its first bytes may tell one. Where a server may speak first nobody is waited
+/// for: at a port that the registry declares opaque, and at the door's opaque ports if the address passes through.
 pub(crate) fn may_tell_a_name<E: Engine>(connection: &Connection<E>, route: &Route) -> bool {
-    route.wanted.host.is_none()
-        && !route.declared_protocol().is_some_and(Protocol::is_opaque)
-        && !(route.service.is_none()
-            && !route.is_denied()
-            && connection.door.opaque_ports.contains(&route.wanted.port))
+    let port = route.wanted.port;
+    let opaque = match route.declared_protocol() {
+        Some(protocol) => protocol.is_opaque(),
+        None => {
+            connection.worker.snapshot().policy.is_opaque_port(port)
+                || !route.is_denied() && connection.door.opaque_ports.contains(&port)
+        }
+    };
+    route.wanted.host.is_none() && !opaque
 }
 
 /// Whether an IP literal is one that no resolver gives for a name that might be asked for inside (a metadata service,
@@ -64,40 +71,24 @@ pub(crate) async fn serve<E: Engine>(
         return Some(Client::new(downstream, Mode::Inner { outer: by_address, bound: false }));
     }
     let Downstream { connection, stream, .. } = downstream;
-    let (named, early, carried) = if first.as_deref().is_some_and(|first| first.first() == Some(&22)) {
-        let refused = match sniff::client_hello(&connection, &stream, first).await {
-            Ok(Sniffed { hello, early }) => {
-                inside::note_server_name(&mut record, &hello);
-                inside::inner_route(&connection, &hello, by_address.wanted.clone())
-                    .map(|route| (route, Some(early), inside::tls_of(&hello)))
-            }
-            Err(no_hello) => Err(no_hello.reason().unwrap_or(Reason::Malformed)),
-        };
-        match refused {
-            Ok(sniffed) => sniffed,
-            Err(reason) => {
-                inside::cut(record, reason, &stream, None);
-                return None;
-            }
+    let told = match ask(&connection, &stream, &mut record, first, &by_address).await {
+        Ok(told) => told,
+        Err(reason) => {
+            record.denied(reason);
+            refuse_tls(&connection, record, stream).await;
+            return None;
         }
-    } else {
-        (None, first, Carried::Opaque)
     };
-    // Without a name the address decides, under the policy that is in force by now.
-    let route = named.unwrap_or_else(|| {
-        let asker = Rc::clone(&connection.asker.borrow());
-        connection.worker.decide(&asker, by_address.wanted.clone())
-    });
+    let Told { route, early, carried } = told;
+    let is_tls = matches!(carried, Carried::Tls(_));
     record.decided(&route);
-    if route.is_denied() {
-        record.black_holed();
-        stream.reset();
-        return None;
-    }
     // What the port is declared to carry holds for an address as it does for a name.
-    if !carried.fits(route.declared_protocol()) {
-        let reason = if early.is_none() { Reason::SniffTimeout } else { Reason::ProtocolMismatch };
-        inside::cut(record, reason, &stream, None);
+    let misfits = !route.is_denied() && !carried.fits(route.declared_protocol());
+    if misfits {
+        record.denied(if early.is_none() { Reason::SniffTimeout } else { Reason::ProtocolMismatch });
+    }
+    if misfits || route.is_denied() {
+        refuse(&connection, record, stream, is_tls).await;
         return None;
     }
     connection.begin(&route);
@@ -106,10 +97,60 @@ pub(crate) async fn serve<E: Engine>(
         Ok(reached) => tunnel::start(connection, record, stream, reached, early),
         Err(obstacle) => {
             note_obstacle(&mut record, &obstacle);
-            stream.reset();
+            if let Obstacle::Denied(..) = obstacle {
+                refuse(&connection, record, stream, is_tls).await;
+            } else {
+                stream.reset();
+            }
         }
     }
     None
+}
+
+/// What the first bytes told.
+struct Told {
+    /// The decision on the name, or on the address where there is none.
+    route: Rc<Route>,
+    /// `None` where nothing came in time.
+    early: Option<Buffer>,
+    carried: Carried,
+}
+
+/// Reads a name out of bytes that are no HTTP, and decides on it. Without one the address decides, under the policy that
+/// is in force by now. A hello that cannot be judged is refused.
+async fn ask<E: Engine>(
+    connection: &Connection<E>,
+    stream: &E::Stream,
+    record: &mut Record<E>,
+    first: Option<Buffer>,
+    by_address: &Route,
+) -> Result<Told, Reason> {
+    let address_decides = || {
+        let asker = Rc::clone(&connection.asker.borrow());
+        connection.worker.decide(&asker, by_address.wanted.clone())
+    };
+    let Some(first) = first else {
+        return Ok(Told { route: address_decides(), early: None, carried: Carried::Opaque });
+    };
+    if first.first() != Some(&TLS_HANDSHAKE) {
+        return Ok(Told { route: address_decides(), early: Some(first), carried: Carried::Opaque });
+    }
+    record.speaks_tls();
+    let sniffed = sniff::client_hello(connection, stream, Some(first)).await;
+    let Sniffed { hello, early } =
+        sniffed.map_err(|no_hello| no_hello.reason().unwrap_or(Reason::Malformed))?;
+    inside::note_server_name(record, &hello);
+    let named = inside::inner_route(connection, &hello, by_address.wanted.clone())?;
+    Ok(Told {
+        route: named.unwrap_or_else(address_decides),
+        early: Some(early),
+        carried: inside::tls_of(&hello),
+    })
+}
+
+/// Refuses a flow that nothing was dialled for.
+async fn refuse<E: Engine>(connection: &Connection<E>, record: Record<E>, stream: E::Stream, is_tls: bool) {
+    if is_tls { refuse_tls(connection, record, stream).await } else { refuse_tunnel(record, &stream) }
 }
 
 /// Reads as much as tells what is spoken: `Some(None)` where nothing came in time, an empty buffer where the client

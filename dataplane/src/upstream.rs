@@ -5,7 +5,7 @@
 //! which comes here is between two messages.
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use sluice_engine::{Engine, Instant, Stream};
+use sluice_engine::{Engine, Instant, SourceAddress, Stream};
 
 use crate::limits::{PINNED_PER_CLIENT_MAX, POOLED_PER_DESTINATION_MAX, POOLED_UPSTREAMS_MAX};
 use crate::route::Route;
@@ -26,7 +26,7 @@ pub(crate) struct Key {
     /// The exact address that was dialled, port included.
     pub(crate) dialled: SocketAddr,
     /// The source address that was asked for.
-    pub(crate) source: Option<IpAddr>,
+    pub(crate) source: Option<SourceAddress>,
 }
 
 /// An idle connection.
@@ -126,7 +126,7 @@ impl<E: Engine> Pool<E> {
         &self,
         owner: Owner,
         name: &str,
-        source: Option<IpAddr>,
+        source: Option<SourceAddress>,
     ) -> Option<(E::Stream, SocketAddr)> {
         let mut pinned = self.pinned.borrow_mut();
         let own = pinned.get_mut(&owner)?;

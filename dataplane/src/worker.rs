@@ -62,6 +62,8 @@ pub(crate) struct Worker<E: Engine> {
     full_told: Cell<Option<Instant>>,
     /// When the log was last told that accept fails.
     pub(crate) accept_fails_told: Cell<Option<Instant>>,
+    /// When the log was last told of a connection that nobody captured.
+    pub(crate) uncaptured_told: Cell<Option<Instant>>,
 }
 
 impl<E: Engine> Worker<E> {
@@ -308,6 +310,7 @@ pub async fn run_worker<E: Engine>(
         full_is_told: Cell::new(false),
         full_told: Cell::new(None),
         accept_fails_told: Cell::new(None),
+        uncaptured_told: Cell::new(None),
         engine,
     });
     worker.engine.spawn(housekeeping(Rc::clone(&worker)));

@@ -106,14 +106,14 @@ pub trait Engine: Clone + 'static {
     /// As bind(2) and listen(2).
     fn listen(&self, address: SocketAddr, socket: Option<TcpListener>) -> io::Result<Self::Listener>;
 
-    /// Connects to exactly `to`; `from` fixes the source address. TCP_NODELAY is set. Dropping the future abandons
+    /// Connects to exactly `to`; `from` fixes the source address, of the same family. TCP_NODELAY is set. Dropping the future abandons
     /// the attempt and closes its socket.
     ///
     /// The future's errors are connect(2)'s; `EMFILE`/`ENFILE` come as they are.
     fn connect(
         &self,
         to: SocketAddr,
-        from: Option<IpAddr>,
+        from: Option<SourceAddress>,
     ) -> impl Future<Output = io::Result<Self::Stream>> + 'static;
 
     /// Moves an established opaque tunnel into the engine's own relay loop, where it costs little while idle,
@@ -134,6 +134,25 @@ pub trait Engine: Clone + 'static {
 
     /// Figures about the engine itself, for metrics.
     fn stats(&self) -> EngineStats;
+}
+
+/// Where an outgoing connection comes from. The port is the kernel's choice, made when it knows both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceAddress {
+    /// One of this host's own addresses.
+    Own(IpAddr),
+    /// Any address, another host's as well (`IP_TRANSPARENT`). Needs CAP_NET_ADMIN or CAP_NET_RAW, and a network that
+    /// brings the answers back here.
+    Foreign(IpAddr),
+}
+
+impl SourceAddress {
+    /// The address itself.
+    pub fn ip(self) -> IpAddr {
+        match self {
+            Self::Own(address) | Self::Foreign(address) => address,
+        }
+    }
 }
 
 /// A listening socket. Dropping it closes it.
@@ -190,6 +209,13 @@ pub trait Stream: 'static {
 
     /// Our own address of this connection.
     fn local_address(&self) -> SocketAddr;
+
+    /// Where a connection that netfilter redirected to us was going (`SO_ORIGINAL_DST`, for IPv6
+    /// `IP6T_SO_ORIGINAL_DST`): the local address itself where connections are tracked and this one was not redirected.
+    ///
+    /// # Errors
+    /// As getsockopt(2): `ENOENT` where netfilter does not track the connection, `ENOPROTOOPT` where it tracks none.
+    fn original_destination(&self) -> io::Result<SocketAddr>;
 
     /// Whether the peer is known to have closed or sent something although nothing is expected: asked of an idle
     /// pooled upstream before it is used again. Non-blocking.

@@ -14,9 +14,11 @@ pub(crate) fn check(source: &Source) -> Exit {
         Ok(loaded) => {
             print_warnings(&loaded.warnings);
             let plan = loaded.plan;
+            let missing = sluice_controlplane::publish::missing_sources(&plan);
+            missing.iter().for_each(|problem| complain(&format!("warning: {problem}")));
             let file = plan.file.map_or_else(|| "defaults".to_owned(), |file| file.display().to_string());
             let (services, doors) = (plan.policy_input.services.len(), plan.doors.len());
-            let warnings = loaded.warnings.len();
+            let warnings = loaded.warnings.len() + missing.len();
             say(&format!(
                 "{file}: valid; mode {}, doors {doors}, services {services}, warnings {warnings}",
                 plan.mode.as_str()

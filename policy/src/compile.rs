@@ -124,6 +124,7 @@ pub fn compile(input: PolicyInput) -> Result<Snapshot, Vec<CompileError>> {
     }
     let literals = literals.into_iter();
     Ok(Snapshot {
+        opaque_ports: opaque_ports(&services),
         registry,
         services,
         scopes: Scopes::new(input.mode, input.scopes),
@@ -339,4 +340,13 @@ fn one<T: Clone + Eq + core::hash::Hash>(
     let shared: Arc<[T]> = list.clone().into();
     known.insert(list, Arc::clone(&shared));
     shared
+}
+
+/// The ports that every service which has them declares opaque, in order.
+fn opaque_ports(services: &[Service]) -> Vec<u16> {
+    let mut opaque: BTreeMap<u16, bool> = BTreeMap::new();
+    for port in services.iter().flat_map(|service| service.ports.iter()) {
+        *opaque.entry(port.number).or_insert(true) &= port.protocol.is_opaque();
+    }
+    opaque.into_iter().filter_map(|(port, opaque)| opaque.then_some(port)).collect()
 }

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub(crate) guard: Guard,
     /// Sorted, without doubles.
     pub(crate) expiries: Vec<UnixSeconds>,
+    /// Ports that every service which has them declares opaque. Sorted, without doubles.
+    pub(crate) opaque_ports: Vec<u16>,
 }
 
 /// How much a snapshot holds.
@@ -142,6 +144,12 @@ impl Snapshot {
         let mut longest = None;
         self.workloads.covering(address.to_canonical(), |index| longest = Some(*index));
         longest.and_then(|index| self.identities.get(index as usize))
+    }
+
+    /// Whether every service that has this port declares it opaque, and at least one has it: whoever connects there
+    /// without a name is not asked for one, as a server may speak first.
+    pub fn is_opaque_port(&self, port: u16) -> bool {
+        self.opaque_ports.binary_search(&port).is_ok()
     }
 
     /// How much it holds.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::services::Entry;
 use super::{Check, Node};
-use crate::plan::{Admin, Auth, Capture, DenyTls, Door, DoorKind, Prometheus, ProxyProtocol};
+use crate::plan::{Admin, Auth, Capture, DenyTls, Door, DoorKind, Prometheus, ProxyProtocol, UpstreamSource};
 use crate::structure::shorten;
 use crate::suggest;
 
@@ -15,11 +15,14 @@ const OWN_KEYS: &[(&str, &[DoorKind])] = &[
     ("auth", &[DoorKind::HttpProxy, DoorKind::Socks5]),
     ("destination_port", &[DoorKind::Tls, DoorKind::Tcp]),
     ("service", &[DoorKind::Tcp]),
-    ("deny_tls", &[DoorKind::Tls]),
+    ("deny_tls", &[DoorKind::Tls, DoorKind::Transparent]),
+    ("capture", &[DoorKind::Transparent]),
+    ("opaque_ports", &[DoorKind::Transparent]),
+    ("upstream_source", &[DoorKind::Transparent]),
 ];
 
 /// The doors where an original destination has a meaning.
-const ORIGINAL_DESTINATION: &[DoorKind] = &[DoorKind::Tls, DoorKind::Tcp];
+const ORIGINAL_DESTINATION: &[DoorKind] = &[DoorKind::Tls, DoorKind::Tcp, DoorKind::Transparent];
 
 impl Check<'_> {
     pub(crate) fn doors(&self, root: &Node<'_>, services: &[Entry]) -> Vec<Door> {
@@ -103,6 +106,19 @@ impl Check<'_> {
         let name = node.shared_text("name").unwrap_or_else(|| default_name(kind, bind));
         let deny_tls = node.word::<DenyTls>("deny_tls").unwrap_or_default();
         let capture = node.word::<Capture>("capture");
+        if kind == DoorKind::Transparent && node.get("capture").is_none() {
+            let remedy =
+                "add capture = \"redirect\" or capture = \"tproxy\", as the nftables rules do it".to_owned();
+            self.error(node, "a transparent door needs `capture`", remedy);
+        }
+        let upstream_source = node.word::<UpstreamSource>("upstream_source").unwrap_or_default();
+        if let Some(at) = node.get("upstream_source")
+            && upstream_source == UpstreamSource::Client
+            && capture == Some(Capture::Redirect)
+        {
+            let remedy = "capture with tproxy, or remove `upstream_source`".to_owned();
+            self.error(&at, "the client's address is kept upstream with capture = \"tproxy\" only", remedy);
+        }
         let opaque_ports = node
             .get("opaque_ports")
             .map(|_| node.items("opaque_ports").iter().filter_map(Node::as_number).collect());
@@ -118,6 +134,7 @@ impl Check<'_> {
             capture,
             opaque_ports,
             proxy_protocol,
+            upstream_source,
         })
     }
 

@@ -97,6 +97,7 @@ impl Check<'_> {
                 .map(|_| node.items("allow").iter().map(|item| self.selector(item)).collect()),
             deny: node.items("deny").iter().map(|item| self.selector(item)).collect(),
             require_proof: self.require_proof(node),
+            source_address: self.source_address(node),
             region: node.shared_text("region"),
             owner: node.shared_text("owner"),
             ticket: node.shared_text("ticket"),
@@ -104,6 +105,18 @@ impl Check<'_> {
             ..ServiceInput::new(node.shared_text("namespace")?, node.shared_text("name")?, origin)
         };
         Some(service)
+    }
+
+    /// Where connections to it come from: one address that a host may have.
+    fn source_address(&self, node: &Node<'_>) -> Option<IpAddr> {
+        let (text, at) = node.text("source_address")?;
+        let address = text.parse::<IpAddr>().ok().map(|address| address.to_canonical());
+        let usable = address.filter(|address| !address.is_unspecified() && !address.is_multicast());
+        if usable.is_none() {
+            let remedy = "for example source_address = \"192.0.2.1\"".to_owned();
+            self.error(&at, format!("\"{}\" is no address that a host may have", shorten(text)), remedy);
+        }
+        usable
     }
 
     fn hosts(&self, node: &Node<'_>) -> Vec<HostPattern> {

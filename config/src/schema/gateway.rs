@@ -107,7 +107,10 @@ const LISTENER: Section = Section {
                 ("http_proxy", "absolute-form HTTP/1.1 requests and CONNECT"),
                 ("tls", "TLS straight to the gateway, passed through by SNI"),
                 ("tcp", "any TCP, bound to one `service`"),
-                ("http", "plain HTTP straight to the gateway"),
+                (
+                    "http",
+                    "plain HTTP/1.1 straight to the gateway, as if it were the origin: `Host` says where to",
+                ),
                 ("transparent", "captured traffic that keeps its original destination"),
                 ("socks5", "SOCKS5 CONNECT, to names and addresses"),
                 ("mesh", "mutual TLS from the mesh"),
@@ -166,7 +169,7 @@ const LISTENER: Section = Section {
                 ("alert", "a fatal `unrecognized_name` alert first"),
             ]),
             presence: Optional("`\"reset\"`"),
-            about: "How a denial ends a connection on a `tls` door.",
+            about: "How a denial ends a connection of TLS, on the doors `tls` and `transparent`.",
             example: "\"alert\"",
         },
         Key {
@@ -179,17 +182,36 @@ const LISTENER: Section = Section {
         },
         Key {
             name: "capture",
-            kind: Kind::Choice(&[("redirect", "nftables redirect"), ("tproxy", "nftables tproxy")]),
+            kind: Kind::Choice(&[
+                ("redirect", "nftables `redirect` (or `dnat` to the door): the kernel remembers it"),
+                (
+                    "tproxy",
+                    "nftables `tproxy`: the client's packets keep it. Needs the capability CAP_NET_ADMIN (or CAP_NET_RAW)",
+                ),
+            ]),
             presence: Optional("required by a `transparent` door, refused by the others"),
-            about: "How a `transparent` door learns the original destination.",
+            about: "How a `transparent` door learns the original destination. A connection that was made to the door itself is \
+                    refused, in `allow_any` too. A change at the same address needs a restart.",
             example: "\"tproxy\"",
         },
         Key {
             name: "opaque_ports",
             kind: Kind::List(&PORT),
             presence: Optional("21, 22, 25, 110, 143, 587, 1433, 3306, 5432"),
-            about: "Ports that a `transparent` door never sniffs.",
+            about: "Ports where a server may speak first: what only passes through in `allow_any` is not waited for there on a \
+                    `transparent` door. A port that every service which has it declares opaque is never waited for.",
             example: "[22, 3306]",
+        },
+        Key {
+            name: "upstream_source",
+            kind: Kind::Choice(&[
+                ("gateway", "the gateway's own, as the kernel chooses it"),
+                ("client", "the client's own; with capture = \"tproxy\" only"),
+            ]),
+            presence: Optional("`\"gateway\"`"),
+            about: "Whose address the upstream connections of a `transparent` door come from; a service's `source_address` goes \
+                    before it. With `client` the network must bring the answers back to the gateway.",
+            example: "\"client\"",
         },
     ],
 };

@@ -213,7 +213,7 @@ const SERVICE_KEYS: &[Key] = &[
     text(
         "source_address",
         "an IP address",
-        "The local address that upstream connections come from.",
+        "The address of this host that upstream connections come from. Only addresses of the same family are dialled.",
         "\"192.0.2.1\"",
     ),
     Key {

@@ -4,6 +4,7 @@
 
 mod common;
 mod diff;
+mod doors;
 mod examples;
 mod files;
 mod istio;

@@ -178,7 +178,7 @@ fn syntax() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    for kind in ["http", "transparent", "mesh", "hbone", "dns"] {
+    for kind in ["mesh", "hbone", "dns"] {
         let problem =
             error(&format!("mode = \"allow_any\"\n[[listener]]\nkind = \"{kind}\"\nbind = \"127.0.0.1:1\""));
         assert_eq!((problem.line, problem.column), (3, 8), "{problem}");
@@ -188,12 +188,8 @@ fn what_is_not_built_is_refused_by_name() {
         );
         assert!(problem.suggestion.unwrap().contains("http_proxy"));
     }
-    let listener = "mode = \"allow_any\"\n[[listener]]\nkind = \"http_proxy\"\nbind = \"127.0.0.1:1\"\n";
     let service = "mode = \"allow_any\"\n[[service]]\nname = \"a\"\nhosts = [\"a.example\"]\n";
     for (head, line, key) in [
-        (listener, "capture = \"tproxy\"", "listener[0].capture"),
-        (listener, "opaque_ports = [22]", "listener[0].opaque_ports"),
-        (service, "source_address = \"192.0.2.1\"", "service[0].source_address"),
         (service, "tls = { anything = true }", "service[0].tls"),
         (
             "mode = \"allow_any\"\n\n\n\n",

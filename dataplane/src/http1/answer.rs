@@ -36,27 +36,13 @@ pub(super) struct Answer<'a> {
 impl Answer<'_> {
     /// Sends the answer, notes it in the record and gives what becomes of the connection.
     pub(super) async fn send<E: Engine>(&self, client: &Client<E>, record: &mut Record<E>) -> After {
-        record.code(self.status);
         let text = {
             let snapshot = client.worker().snapshot();
             self.compose(snapshot.deny.contact.as_deref())
         };
-        record.response_bytes += text.len() as u64;
-        let mut buffer = client.worker().engine.buffer();
-        if !buffer.append(&text) {
-            buffer = Buffer::from(text);
-        }
-        // A client that does not read must not keep us: the answer gets as long as a lingering close.
-        let limit_ms = client.worker().snapshot().limits.linger_timeout_ms;
-        client.deadline.set(client.after_ms(limit_ms));
-        match client.deadline.run(client.stream.send(buffer)).await {
-            Ok(Ok(())) if self.persistent => After::KeepAlive,
-            Ok(Ok(())) => After::Close,
-            // It is gone, or has part of an answer and takes no more.
-            Ok(Err(_)) | Err(_) => {
-                record.flag(ResponseFlags::DC);
-                After::Reset
-            }
+        match send_raw(client, record, self.status, &text).await {
+            After::Close if self.persistent => After::KeepAlive,
+            after => after,
         }
     }
 
@@ -108,6 +94,32 @@ impl Answer<'_> {
             whole.extend_from_slice(body.as_bytes());
         }
         whole
+    }
+}
+
+/// Sends an answer as it is, noted in the record with this status. Nothing follows it.
+pub(super) async fn send_raw<E: Engine>(
+    client: &Client<E>,
+    record: &mut Record<E>,
+    status: u16,
+    bytes: &[u8],
+) -> After {
+    record.code(status);
+    record.response_bytes += bytes.len() as u64;
+    let mut buffer = client.worker().engine.buffer();
+    if !buffer.append(bytes) {
+        buffer = Buffer::from(bytes.to_vec());
+    }
+    // A client that does not read must not keep us: the answer gets as long as a lingering close.
+    let limit_ms = client.worker().snapshot().limits.linger_timeout_ms;
+    client.deadline.set(client.after_ms(limit_ms));
+    match client.deadline.run(client.stream.send(buffer)).await {
+        Ok(Ok(())) => After::Close,
+        // It is gone, or has part of an answer and takes no more.
+        Ok(Err(_)) | Err(_) => {
+            record.flag(ResponseFlags::DC);
+            After::Reset
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn serve<E: Engine>(
 fn wanted<E: Engine>(client: &Client<E>, request: &Request<'_>) -> Result<Wanted, Unacceptable> {
     let malformed = |status, text| Unacceptable { status, reason: Reason::Malformed, text };
     let (Mode::Proxy, Target::Authority(authority)) = (&client.mode, request.head.target) else {
-        return Err(malformed(405, "CONNECT inside a tunnel"));
+        return Err(malformed(405, "CONNECT where no proxy is spoken to"));
     };
     let mut scratch = HostBuf::new();
     let host = parse_host(authority.host, &mut scratch)

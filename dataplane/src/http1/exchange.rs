@@ -199,18 +199,33 @@ impl Request<'_> {
             (Mode::Inner { .. }, Target::Absolute { scheme: Scheme::Https, .. }) => {
                 return Err(malformed("https:// in a tunnel of plain HTTP"));
             }
-            (Mode::Inner { outer, .. }, Target::Origin(_) | Target::Asterisk | Target::Absolute { .. }) => {
+            (Mode::Direct, Target::Absolute { scheme: Scheme::Https, .. }) => {
+                return Err(malformed("https:// to a door of plain HTTP"));
+            }
+            // HTTP/1.0 may name no host; where there is an original destination its address decides.
+            (Mode::Inner { outer, bound: false }, Target::Origin(_) | Target::Asterisk)
+                if self.head.host.is_none() =>
+            {
+                return Ok(outer.wanted.clone());
+            }
+            (
+                Mode::Direct | Mode::Inner { .. },
+                Target::Origin(_) | Target::Asterisk | Target::Absolute { .. },
+            ) => {
                 let authority = self.head.authority().ok_or_else(|| malformed("no Host"))?;
                 if self.head.host.is_some_and(|host| !same_authority(host, authority)) {
                     return Err(malformed("the Host header contradicts the request target"));
                 }
-                (authority, outer.wanted.port)
+                match &client.mode {
+                    Mode::Inner { outer, .. } => (authority, outer.wanted.port),
+                    Mode::Direct | Mode::Proxy => (authority, 80),
+                }
             }
-            (Mode::Inner { .. }, Target::Authority(_)) => {
+            (Mode::Direct | Mode::Inner { .. }, Target::Authority(_)) => {
                 return Err(Unacceptable {
                     status: 405,
                     reason: Reason::Malformed,
-                    text: "CONNECT inside a tunnel",
+                    text: "CONNECT where no proxy is spoken to",
                 });
             }
         };
@@ -226,7 +241,7 @@ impl Request<'_> {
             });
         }
         Ok(match &client.mode {
-            Mode::Proxy => Wanted::named(host, port),
+            Mode::Direct | Mode::Proxy => Wanted::named(host, port),
             Mode::Inner { outer, .. } => Wanted {
                 original: outer.wanted.original,
                 port: outer.wanted.port,
@@ -247,13 +262,9 @@ impl Request<'_> {
         connection.carries(Carried::Requests);
         let (route, candidates) = reach::addresses(connection, route).await?;
         connection.phase.set(Phase::Http);
-        let key = |dialled| Key {
-            name: route.pool_name(),
-            dialled,
-            source: route.service.as_ref().and_then(|service| service.source_address),
-        };
+        let source = reach::source(connection, &route);
+        let key = |dialled| Key { name: route.pool_name(), dialled, source };
         if !fresh {
-            let source = route.service.as_ref().and_then(|service| service.source_address);
             while let Some((stream, dialled)) = client.pins.take(&route.asker, &route.pool_name(), source) {
                 // The name may have other addresses by now: what counts is that this one may still be reached.
                 let approved = candidates.contains(&dialled)

@@ -34,6 +34,8 @@ use crate::sniff::Held;
 pub(crate) enum Mode {
     /// Requests to a proxy: absolute-form and CONNECT.
     Proxy,
+    /// Requests straight to the gateway as if it were the origin: Host says where to.
+    Direct,
     /// Requests inside a tunnel: origin-form. With a rule, every authority must stay inside that rule.
     Inner {
         /// The route that the tunnel was decided by; `original` alone where nothing was named.
@@ -76,6 +78,11 @@ pub(crate) async fn serve_proxy<E: Engine>(client: Downstream<E>) {
     serve(Client::new(client, Mode::Proxy)).await;
 }
 
+/// Serves a client that takes us for the origin.
+pub(crate) async fn serve_direct<E: Engine>(client: Downstream<E>) {
+    serve(Client::new(client, Mode::Direct)).await;
+}
+
 /// Serves requests until the connection ends, or becomes a tunnel.
 pub(crate) async fn serve<E: Engine>(mut client: Client<E>) {
     loop {
@@ -109,9 +116,18 @@ pub(crate) async fn serve<E: Engine>(mut client: Client<E>) {
 enum Refusal {
     /// The head is not acceptable.
     Head(HeadError),
+    /// The client speaks HTTP/2 and knows beforehand, so it thinks, that we do.
+    Http2,
     /// The head took too long.
     TooSlow,
 }
+
+/// What such a client begins with, as far as it is read before it is refused: nobody else may use this method
+/// (RFC 9113 §3.4 and §11.6).
+const HTTP2_PREFACE: &[u8] = b"PRI * ";
+
+/// What it understands: our SETTINGS, empty, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 §6.5, §6.8 and §7).
+const HTTP2_GOAWAY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d";
 
 impl<E: Engine> Client<E> {
     pub(crate) fn new(downstream: Downstream<E>, mode: Mode) -> Self {
@@ -170,6 +186,7 @@ impl<E: Engine> Client<E> {
             match cursor.request(held.bytes(), &limits) {
                 Ok(Progress::Complete(_)) => return Some(Ok(held.into_buffer())),
                 Ok(Progress::Partial) => {}
+                Err(_) if held.bytes().starts_with(HTTP2_PREFACE) => return Some(Err(Refusal::Http2)),
                 Err(error) => return Some(Err(Refusal::Head(error))),
             }
             next = match self.deadline.run(self.stream.receive()).await {
@@ -225,10 +242,14 @@ impl<E: Engine> Client<E> {
         let (status, reason, text) = match &refusal {
             Refusal::Head(error) if error.status() == 431 => (431, Reason::Limit, error.to_string()),
             Refusal::Head(error) => (error.status(), Reason::Malformed, error.to_string()),
+            Refusal::Http2 => {
+                (505, Reason::ProtocolMismatch, "HTTP/2 with prior knowledge is not spoken here".to_owned())
+            }
             Refusal::TooSlow => (408, Reason::Limit, "the request head took too long".to_owned()),
         };
         let error = match status {
             408 => "too_slow",
+            505 if matches!(refusal, Refusal::Http2) => "http2",
             431 => "too_large",
             _ => "malformed",
         };
@@ -237,6 +258,9 @@ impl<E: Engine> Client<E> {
         record.denied(reason);
         record.details("http1.codec_error");
         record.entry.set_text(Field::ConnectionTerminationDetails, &text);
+        if matches!(refusal, Refusal::Http2) {
+            return answer::send_raw(self, &mut record, status, HTTP2_GOAWAY).await;
+        }
         let answer =
             answer::Answer { status, text: &text, reason: Some(reason), ..answer::Answer::default() };
         answer.send(self, &mut record).await

@@ -2,10 +2,10 @@
 //! itself (NTLM, Negotiate): whoever else got one of them would be taken for that client.
 
 use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
-use sluice_engine::Engine;
+use sluice_engine::{Engine, SourceAddress};
 
 use super::Client;
 use crate::route::{Asker, Route};
@@ -35,7 +35,7 @@ impl<E: Engine> Pins<E> {
         &self,
         asker: &Asker,
         name: &str,
-        source: Option<IpAddr>,
+        source: Option<SourceAddress>,
     ) -> Option<(E::Stream, SocketAddr)> {
         let owner = self.owner(asker)?;
         self.worker.pool.take_pinned(owner, name, source)

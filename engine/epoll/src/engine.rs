@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 use sluice_engine::limits::POOL_BUFFERS_MAX;
-use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, Pool, RelaySetup};
+use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, Pool, RelaySetup, SourceAddress};
 use sluice_relay::Report;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::task::AbortHandle;
@@ -240,7 +240,7 @@ impl Engine for EpollEngine {
     fn connect(
         &self,
         to: SocketAddr,
-        from: Option<IpAddr>,
+        from: Option<SourceAddress>,
     ) -> impl Future<Output = io::Result<EpollStream>> + 'static {
         connect(Rc::clone(&self.shared), to, from)
     }

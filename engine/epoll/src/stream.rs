@@ -243,6 +243,14 @@ impl Stream for EpollStream {
         *self.inner.local.get_or_init(|| self.inner.socket.borrow().local_addr().unwrap_or(unknown))
     }
 
+    fn original_destination(&self) -> io::Result<SocketAddr> {
+        let socket = self.inner.socket.borrow();
+        let socket = SockRef::from(&*socket);
+        let is_v4 = self.local_address().ip().to_canonical().is_ipv4();
+        let original = if is_v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }?;
+        original.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
     fn is_stale(&self) -> bool {
         let mut byte = [0_u8; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

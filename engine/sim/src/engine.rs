@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 
-use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, RelaySetup};
+use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, RelaySetup, SourceAddress};
 use sluice_relay::Report;
 
 use crate::listener::{self, SimListener};
@@ -73,7 +73,7 @@ impl Engine for SimEngine {
     fn connect(
         &self,
         to: SocketAddr,
-        from: Option<IpAddr>,
+        from: Option<SourceAddress>,
     ) -> impl Future<Output = io::Result<SimStream>> + 'static {
         listener::connect(Rc::clone(&self.world), self.host, to, from)
     }

@@ -34,6 +34,7 @@ mod stream;
 pub use engine::SimEngine;
 pub use faults::{Bounds, Faults};
 pub use listener::SimListener;
+pub use network::Capture;
 pub use observe::{Attempt, AttemptOutcome, Connection, OpenCounts};
 pub use pipe::SimPipe;
 pub use sim::{Sim, for_each_seed, seeds};

@@ -2,11 +2,11 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
-use sluice_engine::Listener;
+use sluice_engine::{Listener, SourceAddress};
 
 use crate::network::{AttemptId, HostId, ListenerId};
 use crate::observe::AttemptOutcome;
@@ -76,9 +76,9 @@ pub(crate) async fn connect(
     world: Rc<World>,
     host: HostId,
     to: SocketAddr,
-    from: Option<IpAddr>,
+    from: Option<SourceAddress>,
 ) -> io::Result<SimStream> {
-    let id = world.with(|state| state.begin_connect(host, to, from)).map_err(os)?;
+    let id = world.with(|state| state.begin_connect(host, to, from.map(SourceAddress::ip))).map_err(os)?;
     let mut connecting = Connecting { world: Rc::clone(&world), id, taken: false };
     let outcome = poll_fn(|cx| {
         world.with(|state| {

@@ -19,6 +19,7 @@ pub(crate) type AttemptId = usize;
 
 /// OS error numbers, as Linux has them on every architecture that we build for.
 pub(crate) mod errno {
+    pub(crate) const ENOENT: i32 = 2;
     pub(crate) const EMFILE: i32 = 24;
     pub(crate) const EPIPE: i32 = 32;
     pub(crate) const EAFNOSUPPORT: i32 = 97;
@@ -26,6 +27,15 @@ pub(crate) mod errno {
     pub(crate) const ENOTCONN: i32 = 107;
     pub(crate) const ETIMEDOUT: i32 = 110;
     pub(crate) const ECONNREFUSED: i32 = 111;
+}
+
+/// What becomes of the connections of a host that is captured: all of them arrive at one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capture {
+    /// As netfilter's REDIRECT: to the listener's own address; where they were going is remembered.
+    Redirect(SocketAddr),
+    /// As TPROXY: the accepted socket's own address is where they were going.
+    Tproxy(SocketAddr),
 }
 
 /// The first port given to a client that names none.
@@ -45,6 +55,7 @@ pub(crate) struct Host {
     pub(crate) descriptors: usize,
     /// For [`Engine::random`](sluice_engine::Engine::random).
     pub(crate) random: Random,
+    pub(crate) capture: Option<Capture>,
     next_port: u16,
 }
 
@@ -62,6 +73,7 @@ impl Host {
             splicing: 0,
             descriptors: 0,
             random,
+            capture: None,
             next_port: EPHEMERAL_PORT_FIRST,
         }
     }
@@ -189,7 +201,12 @@ impl State {
         if self.strikes(host, self.faults.connect_silent_permille) {
             return;
         }
-        let Some(listener) = self.listener_for(to) else {
+        let capture = self.hosts[host].capture;
+        let at = match capture {
+            Some(Capture::Redirect(door) | Capture::Tproxy(door)) => door,
+            None => to,
+        };
+        let Some(listener) = self.listener_for(at) else {
             self.schedule(answer_at, Event::Answer(id, errno::ECONNREFUSED));
             return;
         };
@@ -209,6 +226,10 @@ impl State {
         let client = self.open_pair(host, self.attempts[id].seen.from, self.listeners[listener].host, to);
         self.attempts[id].socket = Some(client);
         let server = self.sockets[client].peer;
+        if let Some(Capture::Redirect(door)) = capture {
+            let socket = &mut self.sockets[server];
+            (socket.local, socket.original) = (door, Some(to));
+        }
         self.listeners[listener].backlog.push_back(server);
         let waker = self.listeners[listener].waker.take();
         self.wake(waker);

@@ -15,7 +15,7 @@ use sluice_engine::{Engine, Instant, Pool};
 use crate::engine::SimEngine;
 use crate::executor::{Executor, MAIN_TASK, TaskFuture, TaskId};
 use crate::faults::{Bounds, Faults};
-use crate::network::{Host, HostId};
+use crate::network::{Capture, Host, HostId};
 use crate::observe::{Attempt, Connection, OpenCounts};
 use crate::random::Random;
 use crate::state::{Choice, State};
@@ -118,6 +118,11 @@ impl Sim {
     pub fn outside(&self, address: IpAddr) -> SimEngine {
         let host = add_host(&self.world, address, false, POOL_BUFFERS_MAX);
         SimEngine { world: Rc::clone(&self.world), host }
+    }
+
+    /// From now on every connection that `host` makes is captured.
+    pub fn capture(&self, host: &SimEngine, how: Capture) {
+        self.world.with(|state| state.hosts[host.host].capture = Some(how));
     }
 
     /// Runs the world until `future` is done.

@@ -45,6 +45,8 @@ pub(crate) struct Socket {
     pub(crate) peer: SocketId,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
+    /// Where the client wanted to go, if it was redirected here.
+    pub(crate) original: Option<SocketAddr>,
     /// The kernel's end is open: held by a stream, queued at a listener, or being connected.
     pub(crate) open: bool,
     pub(crate) has_descriptor: bool,
@@ -91,6 +93,7 @@ impl Socket {
             peer,
             local,
             remote,
+            original: None,
             open: true,
             has_descriptor: false,
             reset_on_close: false,

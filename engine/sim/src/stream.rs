@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 
 use sluice_engine::{Abort, Buffer, Stream};
 
+use crate::network::errno;
 use crate::sim::World;
-use crate::socket::SocketId;
+use crate::socket::{SocketId, os};
 
 /// A simulated connected socket.
 pub struct SimStream {
@@ -55,6 +56,11 @@ impl Stream for SimStream {
 
     fn local_address(&self) -> SocketAddr {
         self.world.with(|state| state.sockets[self.id].local)
+    }
+
+    fn original_destination(&self) -> io::Result<SocketAddr> {
+        let original = self.world.with(|state| state.sockets[self.id].original);
+        original.ok_or_else(|| os(errno::ENOENT))
     }
 
     fn is_stale(&self) -> bool {

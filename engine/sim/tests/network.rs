@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use sluice_engine::limits::BUFFER_BYTES;
-use sluice_engine::{Abort, Buffer, Engine, Kind, Listener, Stream};
+use sluice_engine::{Abort, Buffer, Engine, Kind, Listener, SourceAddress, Stream};
 use sluice_engine_sim::{AttemptOutcome, Bounds, Faults, Sim, SimStream, for_each_seed};
 
 fn ip(text: &str) -> IpAddr {
@@ -61,7 +61,8 @@ fn a_client_and_a_server_talk() {
         client.spawn({
             let client = client.clone();
             async move {
-                let stream = client.connect(door, Some(ip("198.51.100.9"))).await.unwrap();
+                let stream =
+                    client.connect(door, Some(SourceAddress::Own(ip("198.51.100.9")))).await.unwrap();
                 assert_eq!(stream.peer_address(), door);
                 stream.send(Buffer::from(asked)).await.unwrap();
                 stream.shutdown().unwrap();

@@ -209,6 +209,7 @@ macro_rules! engine_conformance {
             streams::a_stale_connection_is_known_as_such,
             streams::a_refused_connection_says_so,
             streams::a_connection_comes_from_the_source_address,
+            streams::a_connection_that_was_not_redirected_names_nobody_else,
             streams::two_listeners_share_an_address,
             streams::what_is_queued_is_accepted_and_nothing_more_arrives,
             streams::addresses_are_told,

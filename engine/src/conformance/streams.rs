@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::peers::{accept, address, connect, door, read_all, read_exactly, read_to_reset};
 use super::{Rig, Signal, Tuning, in_time, with_client};
 use crate::limits::{BUFFER_HEADROOM_BYTES, BUFFER_TAILROOM_BYTES};
-use crate::{Abort, Buffer, Deadline, Engine, Listener, Stream};
+use crate::{Abort, Buffer, Deadline, Engine, Listener, SourceAddress, Stream};
 
 async fn receive_to_end<S: Stream>(stream: &S) -> Vec<u8> {
     let mut all = Vec::new();
@@ -250,15 +250,32 @@ pub fn a_connection_comes_from_the_source_address<R: Rig>() {
     });
     let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
     let local = R::run(Tuning::default(), |engine| async move {
-        let stream = in_time(&engine, engine.connect(at, Some(source))).await.unwrap();
+        let stream = in_time(&engine, engine.connect(at, Some(SourceAddress::Own(source)))).await.unwrap();
         assert_eq!(stream.peer_address(), at);
         stream.local_address()
     });
     assert_eq!((origin.join().unwrap(), local.ip()), (local, source));
     let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-    let error =
-        R::run(Tuning::default(), |engine| async move { engine.connect(at, Some(elsewhere)).await.err() });
+    let error = R::run(Tuning::default(), |engine| async move {
+        engine.connect(at, Some(SourceAddress::Own(elsewhere))).await.err()
+    });
     assert_eq!(error.unwrap().kind(), io::ErrorKind::AddrNotAvailable);
+}
+
+pub fn a_connection_that_was_not_redirected_names_nobody_else<R: Rig>() {
+    const ENOENT: i32 = 2;
+    const ENOPROTOOPT: i32 = 92;
+    let client = |mut stream: TcpStream| {
+        read_all(&mut stream);
+    };
+    with_client::<R, _, _, _>(Tuning::default(), client, |_, stream| async move {
+        match stream.original_destination() {
+            Ok(original) => assert_eq!(original, stream.local_address(), "tracked, and not redirected"),
+            Err(error) => {
+                assert!(matches!(error.raw_os_error(), Some(ENOENT | ENOPROTOOPT)), "{error}");
+            }
+        }
+    });
 }
 
 pub fn two_listeners_share_an_address<R: Rig>() {

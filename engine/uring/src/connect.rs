@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use io_uring::{opcode, types};
+use sluice_engine::SourceAddress;
 use socket2::{Domain, Protocol, SockAddr, Socket as NewSocket, Type};
 
 use crate::core::Core;
@@ -18,7 +19,11 @@ use crate::socket::Socket;
 use crate::stream::{Handle, Stream};
 
 /// See [`sluice_engine::Engine::connect`].
-pub(crate) async fn connect(core: Rc<Core>, to: SocketAddr, from: Option<IpAddr>) -> io::Result<Stream> {
+pub(crate) async fn connect(
+    core: Rc<Core>,
+    to: SocketAddr,
+    from: Option<SourceAddress>,
+) -> io::Result<Stream> {
     let socket = prepare(to, from)?;
     let key = core.with_io(|io| {
         let key = io.sockets.insert(Socket::new(socket.into()));
@@ -31,7 +36,7 @@ pub(crate) async fn connect(core: Rc<Core>, to: SocketAddr, from: Option<IpAddr>
 }
 
 /// A socket that is ready to connect.
-fn prepare(to: SocketAddr, from: Option<IpAddr>) -> io::Result<NewSocket> {
+fn prepare(to: SocketAddr, from: Option<SourceAddress>) -> io::Result<NewSocket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = NewSocket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
@@ -39,7 +44,12 @@ fn prepare(to: SocketAddr, from: Option<IpAddr>) -> io::Result<NewSocket> {
         // The port is chosen at connect, when the kernel knows the whole tuple: one source address then serves more
         // than 28,000 connections.
         bind_address_no_port(&socket)?;
-        socket.bind(&SockAddr::from(SocketAddr::new(from, 0)))?;
+        match from {
+            SourceAddress::Own(_) => {}
+            SourceAddress::Foreign(_) if to.is_ipv4() => socket.set_ip_transparent_v4(true)?,
+            SourceAddress::Foreign(_) => socket.set_ip_transparent_v6(true)?,
+        }
+        socket.bind(&SockAddr::from(SocketAddr::new(from.ip(), 0)))?;
     }
     Ok(socket)
 }

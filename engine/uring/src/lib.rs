@@ -32,7 +32,7 @@ mod stream;
 mod timer;
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,7 +40,7 @@ pub use listener::Listener;
 pub use pass::Pipe;
 pub use probe::{Probe, Unavailable, probe};
 pub use sleep::Sleep;
-use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, RelaySetup};
+use sluice_engine::{Buffer, Engine, EngineStats, Instant, Kind, RelaySetup, SourceAddress};
 use sluice_relay::Report;
 pub use stream::{Abort, Stream};
 
@@ -146,7 +146,7 @@ impl Engine for UringEngine {
     fn connect(
         &self,
         to: SocketAddr,
-        from: Option<IpAddr>,
+        from: Option<SourceAddress>,
     ) -> impl Future<Output = std::io::Result<Stream>> + 'static {
         connect::connect(Rc::clone(&self.core), to, from)
     }

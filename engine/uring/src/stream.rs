@@ -125,6 +125,15 @@ impl sluice_engine::Stream for Stream {
         })
     }
 
+    fn original_destination(&self) -> io::Result<SocketAddr> {
+        let is_v4 = self.local_address().ip().to_canonical().is_ipv4();
+        let original = self.with_socket(|socket| {
+            let socket = SockRef::from(&socket.fd);
+            if is_v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }
+        })?;
+        original.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
     fn is_stale(&self) -> bool {
         self.with_socket(|socket| {
             if socket.aborted || !matches!(socket.receive, Receive::Idle | Receive::Armed | Receive::Starved)

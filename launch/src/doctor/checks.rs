@@ -29,7 +29,7 @@ pub(super) fn all(product: &Product, source: &Source) -> Vec<Finding> {
     findings.extend((product.examine)(choice));
     findings.push(seccomp());
     findings.push(descriptors(product, plan.as_ref()));
-    findings.push(capabilities());
+    findings.push(capabilities(plan.as_ref()));
     findings.push(processors(product, plan.as_ref()));
     findings.extend(dns_servers(plan.as_ref()));
     findings
@@ -114,7 +114,7 @@ fn workers(product: &Product, plan: &Plan) -> usize {
         .map_or(1, |(cores, _)| cores.len())
 }
 
-fn capabilities() -> Finding {
+fn capabilities(plan: Option<&Plan>) -> Finding {
     const ABOUT: &str = "capabilities";
     let Ok(sets) = rustix::thread::capabilities(None) else {
         return Finding::warn(ABOUT, "cannot be read", "run doctor as the user that sluice runs as");
@@ -122,15 +122,23 @@ fn capabilities() -> Finding {
     let has = |set: CapabilitySet| if sets.effective.contains(set) { "yes" } else { "no" };
     let unprivileged =
         fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
-    Finding::ok(
-        ABOUT,
-        format!(
-            "NET_BIND_SERVICE {} (needed for ports below {}), NET_ADMIN {} (no door of this version needs it)",
-            has(CapabilitySet::NET_BIND_SERVICE),
-            unprivileged.trim(),
-            has(CapabilitySet::NET_ADMIN)
-        ),
-    )
+    let tproxy = plan.and_then(|plan| plan.doors.iter().find(|door| door.is_tproxy()));
+    let found = format!(
+        "NET_BIND_SERVICE {} (needed for ports below {}), NET_ADMIN {} ({})",
+        has(CapabilitySet::NET_BIND_SERVICE),
+        unprivileged.trim(),
+        has(CapabilitySet::NET_ADMIN),
+        match tproxy {
+            Some(door) => format!("the door {} needs it: tproxy", door.name),
+            None => "no configured door needs it".to_owned(),
+        }
+    );
+    let may_capture = sets.effective.intersects(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
+    if tproxy.is_some() && !may_capture {
+        let remedy = "AmbientCapabilities=CAP_NET_ADMIN (systemd) or --cap-add NET_ADMIN (containers)";
+        return Finding::fail(ABOUT, found, remedy);
+    }
+    Finding::ok(ABOUT, found)
 }
 
 fn processors(product: &Product, plan: Option<&Plan>) -> Finding {

@@ -1,6 +1,6 @@
 //! Network namespaces of the test, with nftables counters: what left the machine is counted by the kernel.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -46,6 +46,31 @@ impl Netns {
     /// Gives its loopback one more address, so that packets to it have a way out of the gateway.
     pub fn address(&self, ip: Ipv4Addr) {
         self.run("ip", &["address", "add", &format!("{ip}/32"), "dev", "lo"]);
+    }
+
+    /// Lays a cable to `other`: an interface of this name at each end, each with its addresses (as CIDRs).
+    pub fn cable(&self, here: (&str, &[&str]), other: &Self, there: (&str, &[&str])) {
+        let ends =
+            ["link", "add", "name", here.0, "netns", &self.name, "type", "veth", "peer", "name", there.0];
+        system("ip", &[&ends[..], &["netns", &other.name]].concat());
+        for (netns, (interface, addresses)) in [(self, here), (other, there)] {
+            for address in addresses {
+                netns.add_address(address, interface);
+            }
+            netns.run("ip", &["link", "set", "dev", interface, "up"]);
+        }
+    }
+
+    /// Gives an interface one more address, at once: IPv6 looks for no duplicates.
+    pub fn add_address(&self, cidr: &str, interface: &str) {
+        let detection: &[&str] = if cidr.contains(':') { &["nodad"] } else { &[] };
+        self.run("ip", &[&["address", "add", cidr, "dev", interface], detection].concat());
+    }
+
+    /// Sends everything that it has no route for to `router`.
+    pub fn default_route(&self, router: IpAddr) {
+        let family = if router.is_ipv4() { "-4" } else { "-6" };
+        self.run("ip", &[family, "route", "add", "default", "via", &router.to_string()]);
     }
 
     /// Counts packets that leave for a range from now on.

@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_bridge::{
-    Addresses, Auth, Command, ControlPort, CredentialsBuilder, Deny, DenyTls, DnsAnswer, DnsFailure,
-    DnsSettings, Door, DoorKind, DoorPlan, Limits, Notice, ProxyProtocol, Snapshot, limits::Bounds, pair,
+    Addresses, Auth, Capture, Command, ControlPort, CredentialsBuilder, Deny, DenyTls, DnsAnswer, DnsFailure,
+    DnsSettings, Door, DoorKind, DoorPlan, Limits, Notice, ProxyProtocol, Snapshot, UpstreamSource,
+    limits::Bounds, pair,
 };
 use sluice_dataplane::{WorkerConfig, run_worker};
 use sluice_engine::Engine;
@@ -31,6 +32,13 @@ pub const TLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1
 pub const TCP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5432);
 /// Where the SOCKS door listens.
 pub const SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 1080);
+
+/// Where the HTTP door listens.
+pub const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 8080);
+/// Where a transparent door listens whose clients are redirected.
+pub const REDIRECT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 15001);
+/// Where a transparent door listens whose clients' packets keep their destination.
+pub const TPROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 15002);
 
 /// The origin that the registry allows.
 pub const ALLOWED: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 10);
@@ -68,6 +76,8 @@ pub struct Setup {
     pub opaque_ports: &'static [u16],
     /// The PROXY header that every door wants.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whose address connections upstream of the TPROXY door come from.
+    pub upstream_source: UpstreamSource,
     /// Connections that the worker carries.
     pub connections_max: usize,
 }
@@ -81,6 +91,7 @@ impl Default for Setup {
             deny_tls: DenyTls::Reset,
             opaque_ports: &[],
             proxy_protocol: None,
+            upstream_source: UpstreamSource::Gateway,
             connections_max: 1000,
         }
     }
@@ -138,6 +149,9 @@ impl World {
             (DoorKind::Tls, TLS),
             (DoorKind::Tcp, TCP),
             (DoorKind::Socks5, SOCKS),
+            (DoorKind::Http, HTTP),
+            (DoorKind::Transparent, REDIRECT),
+            (DoorKind::Transparent, TPROXY),
         ] {
             let mut plan = DoorPlan::new(kind, bind);
             plan.destination_port = match kind {
@@ -145,11 +159,19 @@ impl World {
                 DoorKind::Tcp => Some(5432),
                 _ => None,
             };
+            plan.capture = match bind {
+                REDIRECT => Some(Capture::Redirect),
+                TPROXY => Some(Capture::Tproxy),
+                _ => None,
+            };
             plan.service = (kind == DoorKind::Tcp).then(|| ("default".into(), "db".into()));
             let setup = world.setup.borrow();
             (plan.auth, plan.deny_tls) = (setup.auth, setup.deny_tls);
             plan.opaque_ports = setup.opaque_ports.into();
             plan.proxy_protocol = setup.proxy_protocol.clone();
+            if bind == TPROXY {
+                plan.upstream_source = setup.upstream_source;
+            }
             drop(setup);
             world.command(Command::OpenDoor(Door { plan: Arc::new(plan), socket: None }));
         }
@@ -268,6 +290,7 @@ fn zone() -> HashMap<&'static str, Vec<IpAddr>> {
         ("dual.test", vec![Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 1).into(), ALLOWED.into()]),
         ("open.test", vec![DENIED.into()]),
         ("second.test", vec![ALLOWED.into()]),
+        ("many.test", vec![DENIED.into(), ALLOWED.into()]),
         ("mixed.test", vec![Ipv4Addr::new(10, 7, 7, 7).into(), ALLOWED.into()]),
     ])
 }

@@ -1,6 +1,7 @@
 //! The whole product as its users meet it, on the engine that `SLUICE_TEST_ENGINE` names. `./test` runs it on both.
 
 mod admin;
+mod capture;
 mod cli;
 mod denials;
 mod descriptors;
@@ -24,6 +25,7 @@ mod reach;
 mod rebinding;
 mod reload;
 mod socks5;
+mod sources;
 mod start;
 mod tunnels;
 mod typed;

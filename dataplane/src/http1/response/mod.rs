@@ -18,7 +18,7 @@ use sluice_telemetry::{Counter, ResponseFlags};
 
 use super::body::compose;
 use super::exchange::Request;
-use super::{After, Client};
+use super::{After, Client, Mode};
 use crate::record::Record;
 
 /// How an exchange ended.
@@ -124,7 +124,14 @@ pub(super) async fn exchange<E: Engine>(
         let limits = &client.worker().snapshot().limits;
         (limits.http_stream_idle_timeout_ms, limits.response_head_timeout_ms, limits.head_bytes_max)
     };
+    // HTTP/1.0 may have named nobody: then the address was decided on.
+    let original = match &client.mode {
+        Mode::Inner { outer, .. } if request.head.authority().is_none() => outer.wanted.original,
+        _ => None,
+    };
+    let host = original.map(|original| original.to_string());
     let rewrite = RequestRewrite {
+        host: host.as_deref().map(str::as_bytes),
         request_id: Some(request.id.as_bytes()),
         expect_continue: true,
         upgrade: true,

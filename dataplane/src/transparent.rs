@@ -1,0 +1,101 @@
+//! Captured traffic: the client knows of no gateway, its packets were on the way to somebody else. That original
+//! destination is kept; a name is looked for in what the client sends, and there is nobody to tell of a success.
+//!
+//! A connection that nobody captured was made to the door itself. To follow it would lead here again: it is refused.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use sluice_bridge::{Capture, Notice};
+use sluice_engine::{Engine, Stream};
+use sluice_policy::{GuardClass, Reason};
+use sluice_telemetry::Family;
+use sluice_telemetry::access_log::Field;
+
+use crate::connection::{Connection, unmapped};
+use crate::http1::{self, Client};
+use crate::inside::{self, Downstream};
+use crate::reach::reach;
+use crate::record::Record;
+use crate::route::{Route, Wanted};
+use crate::session::{note_obstacle, refuse_tunnel};
+use crate::unnamed;
+
+/// Serves a captured connection to its end.
+pub(crate) async fn serve<E: Engine>(client: Downstream<E>) {
+    // Boxed: while requests are served nothing of what came before is kept.
+    if let Some(client) = Box::pin(captured(client)).await {
+        http1::serve(client).await;
+    }
+}
+
+async fn captured<E: Engine>(client: Downstream<E>) -> Option<Client<E>> {
+    let Downstream { connection, stream, .. } = &client;
+    let Some(original) = original_destination(connection, stream) else {
+        refuse_direct(connection, stream);
+        return None;
+    };
+    connection.local.set(original);
+    let mut record = Record::tunnel(connection, "tcp");
+    let asker = Rc::clone(&connection.asker.borrow());
+    let route = connection.worker.decide(&asker, Wanted::address(original));
+    let never = route.is_denied() && unnamed::is_never_dialled(&connection.worker, &route);
+    if !never && unnamed::may_tell_a_name(connection, &route) {
+        return unnamed::serve(client, record, route).await;
+    }
+    record.decided(&route);
+    if never {
+        record.denied(Reason::Guard);
+    }
+    if route.is_denied() {
+        refuse_tunnel(record, stream);
+        return None;
+    }
+    forward(client, record, route).await
+}
+
+/// Reaches the destination without a word to the client.
+async fn forward<E: Engine>(
+    downstream: Downstream<E>,
+    mut record: Record<E>,
+    route: Rc<Route>,
+) -> Option<Client<E>> {
+    downstream.connection.begin(&route);
+    match reach(&downstream.connection, &route).await {
+        Ok(reached) => inside::serve(downstream, record, route, reached).await,
+        Err(obstacle) => {
+            note_obstacle(&mut record, &obstacle);
+            downstream.stream.reset();
+            None
+        }
+    }
+}
+
+/// Where the client's packets were on the way to, or where a trusted PROXY header says that they were; `None` where that
+/// was the door itself, or another listener of ours.
+fn original_destination<E: Engine>(connection: &Connection<E>, stream: &E::Stream) -> Option<SocketAddr> {
+    let own = unmapped(stream.local_address());
+    let captured = || match connection.door.capture? {
+        // Without an entry of netfilter nothing was redirected; with one that names this socket, neither.
+        Capture::Redirect => stream.original_destination().ok().map(unmapped).filter(|found| *found != own),
+        Capture::Tproxy => Some(own),
+    };
+    let original = connection.original.get().map(unmapped).or_else(captured)?;
+    let guarded = connection.worker.snapshot().policy.guard(original, None);
+    let ours = guarded.is_err_and(|refused| refused.class == GuardClass::OwnListener);
+    (!ours).then_some(original)
+}
+
+/// Refuses a connection that was made to the door itself, in allow-any as well: a loop, or somebody who takes the door
+/// for a proxy.
+fn refuse_direct<E: Engine>(connection: &Rc<Connection<E>>, stream: &E::Stream) {
+    let worker = &connection.worker;
+    worker.metrics.count(Family::GuardRefusals, &[GuardClass::OwnListener.as_str()], 1);
+    if worker.may_tell_of_rest(&worker.uncaptured_told) {
+        worker.notify(Notice::NotCaptured { door: connection.door.bind, peer: connection.peer.get() });
+    }
+    let mut record = Record::tunnel(connection, "tcp");
+    record.denied(Reason::Guard);
+    record.entry.set_static(Field::ConnectionTerminationDetails, "not_captured");
+    refuse_tunnel(record, stream);
+}
