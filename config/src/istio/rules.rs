@@ -238,6 +238,7 @@ pub(super) fn means_something(entry: &Entry, findings: &mut Findings) -> bool {
     }
     if let Some(port) = entry.ports.iter().find(|port| is_opaque(port))
         && entry.addresses.is_empty()
+        && entry.assigned.is_empty()
     {
         let message = "a TCP port without addresses: Istio takes every connection to that port for this service; here a \
                        client has to name the host (CONNECT, SOCKS, TLS), or come through a tcp door";

@@ -156,6 +156,9 @@ fn assigned_addresses_count_where_they_lead_somewhere() {
     let service =
         only(&with(HTTPS, "  - value: 240.240.0.1\n  - {value: '2001:2::1', host: api.example.com}\n"));
     assert_eq!(ranges(&service), ["240.240.0.1/32", "2001:2::1/128"]);
+    // A client reaches a TCP port by an assigned address as well: nothing to warn of.
+    let tcp = HTTPS.replace("TLS", "MONGO").replace("443", "27017");
+    assert_eq!(ranges(&only(&with(&tcp, "  - value: 240.240.0.1\n"))), ["240.240.0.1/32"]);
     // Another host's address must not lead to the first host; a wildcard has no name to resolve for one.
     let two = HTTPS.replace("[api", "[first.example, api");
     for spec in [two, "hosts: ['*.example.com']\nports: [{number: 443, name: t, protocol: TLS}]\n".to_owned()]
