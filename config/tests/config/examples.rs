@@ -91,10 +91,16 @@ fn registry_only_means_what_it_says() {
 
 #[test]
 fn databases_have_doors_of_their_own() {
-    let plan = example("egress-for-databases.toml").plan;
+    let plan = example("databases.toml").plan;
     let doors: Vec<_> = plan.doors.iter().map(|door| (&*door.name, door.destination_port)).collect();
-    assert_eq!(doors, [("orders-db", Some(5432)), ("catalogue-db", Some(3306))]);
+    let expected =
+        [("orders-db", Some(5432)), ("catalogue-db", Some(3306)), ("proxy", None), ("socks", None)];
+    assert_eq!(doors, expected);
     assert_eq!(plan.policy_input.services[1].endpoints[1].ports[0].1, 3307);
+    // None of their ports is ever waited on.
+    let ports: Vec<_> = plan.policy_input.services.iter().flat_map(|service| &service.ports).collect();
+    assert_eq!(ports.len(), 5);
+    assert!(ports.iter().all(|port| port.protocol.is_opaque()), "{ports:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use sluice_config::{Loaded, Report, Source, load};
 use sluice_policy::Mode;
 
 fn originals() -> Vec<Vec<u8>> {
-    ["allow-any.toml", "registry-only.toml", "egress-for-databases.toml"]
+    ["allow-any.toml", "registry-only.toml", "databases.toml"]
         .map(|name| std::fs::read(crate::common::examples().join(name)).unwrap())
         .to_vec()
 }

@@ -6,9 +6,11 @@
 pub mod client;
 pub mod config;
 pub mod container;
+pub mod databases;
 pub mod dns;
 pub mod gateway;
 pub mod hello;
+pub mod meter;
 pub mod netns;
 pub mod origin;
 pub mod process;

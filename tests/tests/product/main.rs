@@ -3,6 +3,7 @@
 mod admin;
 mod capture;
 mod cli;
+mod databases;
 mod denials;
 mod descriptors;
 mod desync;
