@@ -9,7 +9,7 @@ use sluice_engine::Engine;
 use sluice_engine_sim::{Capture, Faults, Sim, SimEngine};
 use sluice_policy::{Origin, PolicyInput, PortInput, Protocol, Resolution, ServiceInput};
 use sluice_proto::http1::Method;
-use sluice_telemetry::access_log::Field;
+use sluice_telemetry::access_log::{Entry, Field};
 use sluice_tests::sim::client::{Client, client_hello};
 use sluice_tests::sim::world::{
     ALLOWED, DENIED, HTTP, PROXY, REDIRECT, Setup, TPROXY, World, allow_any, cidr, patterns, registry_only,
@@ -250,6 +250,12 @@ fn a_connection_to_the_door_itself_is_refused_at_once() {
     });
     assert_eq!(dialled(&world), []);
     assert_eq!(world.metric("egress_guard_refusals_total", "own_listener"), 8.0);
+    let details = |record: &Entry| record.get(Field::ConnectionTerminationDetails) == Some(b"not_captured");
+    assert_eq!(
+        world.records().iter().filter(|record| details(record)).count(),
+        8,
+        "and the access log says why"
+    );
     let told =
         world.notices.borrow().iter().filter(|notice| matches!(notice, Notice::NotCaptured { .. })).count();
     assert_eq!(told, 1, "the log hears of it, not of each");
