@@ -16,7 +16,8 @@ use sluice_proto::http1::Method;
 use sluice_telemetry::access_log::{Entry, Field};
 use sluice_tests::sim::client::{Client, client_hello};
 use sluice_tests::sim::world::{
-    ALLOWED, DENIED, PROXY, SOCKS, Setup, TCP, TLS, World, allow_any, cidr, patterns, registry_only,
+    ALLOWED, DENIED, HTTP, PROXY, REDIRECT, SOCKS, Setup, TCP, TLS, World, allow_any, cidr, patterns,
+    registry_only,
 };
 
 /// Whom the headers speak of, where the table of workloads knows it.
@@ -361,4 +362,49 @@ fn nameless_hello() -> Vec<u8> {
     let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 0x01, 1, 0]].concat();
     let message = [&[1, 0, 0, body.len() as u8][..], &body].concat();
     [&[22, 3, 1, 0, message.len() as u8][..], &message].concat()
+}
+
+#[test]
+fn a_header_takes_the_place_of_a_capture() {
+    let (world, engine) = world(by_address(), expected(true));
+    let hello = client_hello("allowed.test");
+    world.sim.block_on(async {
+        for (original, first) in [
+            // The name decides and our resolution of it is dialled; without a name the address does.
+            ("93.184.216.20:443", &hello),
+            ("93.184.216.10:443", &nameless_hello()),
+        ] {
+            let mut client = Client::connect(&engine, REDIRECT).await.unwrap();
+            client.send(&[v1(CLIENT, original), first.clone()].concat()).await.unwrap();
+            assert_eq!(client.exactly(first.len()).await.unwrap(), *first, "{original}");
+        }
+        // The door itself, another listener of ours, a peer that speaks for itself: nobody was captured.
+        for header in [v1(CLIENT, "10.0.0.1:15001"), v1(CLIENT, "10.0.0.1:3128"), v2(0x20, &[])] {
+            let mut client = Client::connect(&engine, REDIRECT).await.unwrap();
+            client.start(&[header, hello.clone()].concat());
+            assert!(client.to_end().await.is_err());
+        }
+    });
+    let dialled: Vec<String> = world.sim.engine_attempts().iter().map(|a| a.to.to_string()).collect();
+    assert_eq!(dialled, ["93.184.216.10:443"; 2]);
+    world.stop();
+}
+
+#[test]
+fn the_http_door_keeps_an_address_that_its_rule_has() {
+    let mut policy = by_address();
+    let db = policy.services.iter_mut().find(|service| &*service.name == "db").unwrap();
+    db.ports = vec![PortInput::new(80, Protocol::Http)];
+    for (use_destination, reached) in [(true, DENIED), (false, ALLOWED)] {
+        let (world, engine) = world(policy.clone(), expected(use_destination));
+        world.sim.block_on(async {
+            let mut client = Client::connect(&engine, HTTP).await.unwrap();
+            let request = b"GET /2/5 HTTP/1.1\r\nHost: second.test\r\n\r\n";
+            client.send(&[&v1(CLIENT, "93.184.216.20:9")[..], request].concat()).await.unwrap();
+            assert_eq!(client.response(Method::Get).await.unwrap().status, 200);
+        });
+        let dialled: Vec<SocketAddr> = world.sim.engine_attempts().iter().map(|a| a.to).collect();
+        assert_eq!(dialled, [SocketAddr::from((reached, 80))], "use_destination = {use_destination}");
+        world.stop();
+    }
 }

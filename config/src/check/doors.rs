@@ -22,7 +22,8 @@ const OWN_KEYS: &[(&str, &[DoorKind])] = &[
 ];
 
 /// The doors where an original destination has a meaning.
-const ORIGINAL_DESTINATION: &[DoorKind] = &[DoorKind::Tls, DoorKind::Tcp, DoorKind::Transparent];
+const ORIGINAL_DESTINATION: &[DoorKind] =
+    &[DoorKind::Tls, DoorKind::Tcp, DoorKind::Http, DoorKind::Transparent];
 
 impl Check<'_> {
     pub(crate) fn doors(&self, root: &Node<'_>, services: &[Entry]) -> Vec<Door> {
@@ -159,7 +160,7 @@ impl Check<'_> {
             let owners: Vec<&str> = ORIGINAL_DESTINATION.iter().map(|kind| kind.as_str()).collect();
             let message =
                 format!("on a door of kind {} the client names the destination itself", kind.as_str());
-            self.error(&at, message, format!("it belongs to {}", owners.join(" and ")));
+            self.error(&at, message, format!("it belongs to {}", owners.join(", ")));
         }
         Some(ProxyProtocol { trusted, use_destination })
     }

@@ -244,8 +244,9 @@ const PROXY_PROTOCOL: Section = Section {
             kind: Kind::Bool,
             presence: Optional("`false`"),
             about: "Whether its destination counts as the original destination, on the door `tls` (a ClientHello without a name \
-                    is then decided by that address; the port is dialled where `destination_port` is absent) and on the door \
-                    `tcp` (its address only: the port is the door's). Other doors are told the destination by the client.",
+                    is then decided by that address; the port is dialled where `destination_port` is absent), on the doors \
+                    `tcp` and `http` (its address only: the port is the door's, or Host's) and on the door `transparent` (in place \
+                    of the captured one). On the others the client names the destination itself.",
             example: "true",
         },
     ],

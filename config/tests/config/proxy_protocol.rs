@@ -6,6 +6,8 @@ fn door(kind: &str, value: &str) -> String {
     let kind = match kind {
         "tcp" => "kind = \"tcp\"\nservice = \"db\"",
         "tls" => "kind = \"tls\"\ndestination_port = 443",
+        "http" => "kind = \"http\"\n",
+        "transparent" => "kind = \"transparent\"\ncapture = \"redirect\"",
         _ => "kind = \"http_proxy\"\n",
     };
     let service = "[[service]]\nname = \"db\"\nhosts = [\"db.example\"]\nports = [{ number = 5432 }]\n";
@@ -25,7 +27,7 @@ fn every_door_may_want_it() {
         assert!(!expected.use_destination);
     }
     let value = "{ mode = \"required\", trusted = [\"10.0.0.0/8\"], use_destination = true }";
-    for kind in ["tls", "tcp"] {
+    for kind in ["tls", "tcp", "http", "transparent"] {
         let plan = accepted(&door(kind, value)).plan;
         assert!(plan.doors[0].proxy_protocol.as_ref().unwrap().use_destination);
     }

@@ -1,5 +1,6 @@
 //! One request: whose, where to, allowed? Then an upstream connection, pooled or new, and the exchange on it.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use sluice_bridge::Phase;
@@ -241,7 +242,14 @@ impl Request<'_> {
             });
         }
         Ok(match &client.mode {
-            Mode::Direct | Mode::Proxy => Wanted::named(host, port),
+            Mode::Proxy => Wanted::named(host, port),
+            Mode::Direct => {
+                let named = Wanted::named(host, port);
+                // Its port is Host's: only the address is the original destination's.
+                let forwarded = client.connection.original.get();
+                let forwarded = forwarded.map(|original| SocketAddr::new(original.ip(), port));
+                Wanted { original: named.original.or(forwarded), ..named }
+            }
             Mode::Inner { outer, .. } => Wanted {
                 original: outer.wanted.original,
                 port: outer.wanted.port,
