@@ -1,5 +1,10 @@
 //! Origins that break the rules of HTTP/1.1, one after the other, while another client goes on being served.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use sluice_tests::harness::wait::let_pass;
 use sluice_tests::harness::{Ending, Gateway, Http, Origin, Service, registry_only, servers, until};
 
 const FORGED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
@@ -115,15 +120,27 @@ fn what_an_origin_sends_beyond_its_answer_reaches_nobody() {
 
 #[test]
 fn a_long_body_is_cut_by_a_revocation() {
-    let origin = Origin::start(|peer| {
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&sent);
+    let origin = Origin::start(move |peer| {
         peer.request();
         peer.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n");
-        let block = servers::pattern(1 << 20);
-        while peer.send(&block) {}
+        let block = servers::pattern(64 << 10);
+        while peer.send(&block) {
+            counted.fetch_add(block.len() as u64, SeqCst);
+        }
     });
     let gateway = gateway_to(&origin);
     let mut client = gateway.client();
     client.send("GET http://a.test/long HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    // What is spliced comes in a run of full buffers. Whoever reads late makes one, however fast the machine is: all
+    // that lies between the origin and its client is full by then.
+    let mut before = 0;
+    until("an origin that is held back", || {
+        let_pass(Duration::from_millis(200));
+        let now = sent.load(SeqCst);
+        (std::mem::replace(&mut before, now) == now && now > 0).then_some(())
+    });
     assert!(client.until(b"\r\n\r\n").starts_with(b"HTTP/1.1 200"));
     client.exactly(32 << 20);
     gateway.reload(&registry_only());

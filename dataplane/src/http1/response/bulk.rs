@@ -1,5 +1,5 @@
 //! Bodies of a known length in bulk: spliced from one connection to the other for as long as they come in large
-//! pieces. By the same numbers as a tunnel's, and knowing no message.
+//! pieces. By a tunnel's numbers, and knowing no message.
 
 use std::cell::Cell;
 
@@ -13,7 +13,11 @@ use crate::limits::BULK_BODY_BYTES_MIN;
 /// The most that one receive gives.
 pub(super) const RECEIVE_BYTES_MAX: usize = BUFFER_BYTES - BUFFER_HEADROOM_BYTES - BUFFER_TAILROOM_BYTES;
 
-/// Tells bulk from other bodies: by a run of full buffers.
+/// How many full buffers one that is not full takes back.
+const SET_BACK: u8 = 2;
+
+/// Tells bulk from other bodies: by far more full buffers than others. Not by a run without a break, as each time that
+/// a socket's queue is read empty its remainder makes a short buffer, and such a run may never come.
 #[derive(Default)]
 pub(super) struct Run {
     full_buffers: u8,
@@ -23,7 +27,11 @@ impl Run {
     /// A buffer was received, and so many bytes are left of a known length. True if the rest is worth a splice.
     pub(super) fn is_bulk(&mut self, received_bytes: usize, left_bytes: u64) -> bool {
         let full = received_bytes >= RECEIVE_BYTES_MAX;
-        self.full_buffers = if full { self.full_buffers.saturating_add(1) } else { 0 };
+        self.full_buffers = if full {
+            self.full_buffers.saturating_add(1)
+        } else {
+            self.full_buffers.saturating_sub(SET_BACK)
+        };
         let bulk = self.full_buffers >= Settings::default().splice_after_full_buffers
             && left_bytes >= BULK_BODY_BYTES_MIN;
         if bulk {
@@ -84,8 +92,8 @@ mod tests {
         for _ in 1..needed {
             assert!(!run.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
         }
-        assert!(!run.is_bulk(RECEIVE_BYTES_MAX - 1, u64::MAX), "a smaller one ends the run");
-        for _ in 1..needed {
+        assert!(!run.is_bulk(RECEIVE_BYTES_MAX - 1, u64::MAX), "a smaller one sets it back");
+        for _ in 0..SET_BACK {
             assert!(!run.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
         }
         assert!(run.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
@@ -93,5 +101,10 @@ mod tests {
         for _ in 0..2 * needed {
             assert!(!run.is_bulk(RECEIVE_BYTES_MAX, BULK_BODY_BYTES_MIN - 1));
         }
+        // A queue that is read empty again and again, as it was seen: five full buffers and what is left.
+        let mut run = Run::default();
+        assert!((0..60).any(|n| run.is_bulk(if n % 6 == 5 { 13_552 } else { RECEIVE_BYTES_MAX }, u64::MAX)));
+        let mut run = Run::default();
+        assert!(!(0..600).any(|n| run.is_bulk(if n % 3 == 0 { RECEIVE_BYTES_MAX } else { 900 }, u64::MAX)));
     }
 }
