@@ -16,7 +16,7 @@ pub struct Diff {
     pub doors_removed: Vec<SocketAddr>,
     /// Doors whose address stays and whose settings change in place (the new settings).
     pub doors_changed: Vec<Door>,
-    /// Mode, scopes, workloads, registry or guard differ.
+    /// Mode, scopes, workloads, registry or guard differ (the names of a `hosts_file` are compared by a digest).
     pub policy: bool,
     /// Proxy credentials differ.
     pub credentials: bool,
@@ -57,7 +57,8 @@ pub fn diff(old: &Plan, new: &Plan) -> Diff {
             .filter(|bind| !after.contains_key(bind))
             .collect(),
         doors_changed: new.doors.iter().filter(changed).cloned().collect(),
-        policy: policy_differs(&old.policy_input, &new.policy_input),
+        policy: policy_differs(&old.policy_input, &new.policy_input)
+            || old.host_lists_digest != new.host_lists_digest,
         credentials: old.credentials != new.credentials,
         limits: old.limits != new.limits,
         dns: old.dns != new.dns,

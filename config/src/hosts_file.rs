@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sluice_policy::HostPattern;
+use sluice_policy::HostList;
 
 use crate::check::hosts;
 use crate::limits::HOSTS_FILE_BYTES_MAX;
@@ -18,18 +18,18 @@ pub(crate) fn load(
     path: &Path,
     key: &str,
     problem: &mut dyn FnMut(Problem),
-) -> Result<Vec<HostPattern>, read::Unreadable> {
+) -> Result<HostList, read::Unreadable> {
     let text = read::text(path, HOSTS_FILE_BYTES_MAX)?;
     let file: Arc<str> = path.to_string_lossy().into();
-    let mut patterns = Vec::new();
+    let mut list = HostList::with_capacity(text.len());
     for (index, line) in text.lines().enumerate() {
         let content = line.split('#').next().unwrap_or(line);
         let host = content.trim();
         if host.is_empty() {
             continue;
         }
-        match hosts::pattern(host) {
-            Ok(pattern) => patterns.push(pattern),
+        match hosts::add(&mut list, host) {
+            Ok(()) => {}
             Err(bad) => {
                 let column = content.chars().take_while(|c| c.is_whitespace()).count() + 1;
                 problem(Problem {
@@ -43,5 +43,6 @@ pub(crate) fn load(
             }
         }
     }
-    Ok(patterns)
+    list.shrink_to_fit();
+    Ok(list)
 }

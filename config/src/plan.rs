@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sluice_policy::{Cidr, Identity, Mode, PolicyInput, UnknownWord};
+use sluice_policy::{Cidr, Identity, Mode, PolicyInput, Snapshot, UnknownWord};
 
 use crate::effective::Effective;
 use crate::entry_files::FilePattern;
@@ -42,8 +42,12 @@ pub struct Plan {
     pub deny: Deny,
     /// How metrics are labelled.
     pub telemetry: Telemetry,
-    /// What `sluice_policy::compile` takes; known to compile.
+    /// What the policy was compiled from, less the names of every `hosts_file`: those stand in the policy alone.
     pub policy_input: PolicyInput,
+    /// The compiled policy; its guard knows our own sockets as they are configured.
+    pub policy: Snapshot,
+    /// Differs where the names of some `hosts_file` do; not a proof that they are the same.
+    pub(crate) host_lists_digest: u64,
     pub(crate) effective: Effective,
 }
 

@@ -27,15 +27,15 @@ pub struct Surroundings {
 /// Why a checked plan cannot be published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The policy does not compile: a bug, since the configuration has compiled it before.
-    #[error("the policy does not compile: {0}")]
-    Policy(String),
+    /// The policy cannot know all of our own sockets and addresses.
+    #[error("the guard: {0}")]
+    Policy(#[from] sluice_policy::Problem),
     /// The credentials cannot be held.
     #[error("proxy credentials: {0}")]
     Credentials(#[from] bridge::CredentialsError),
 }
 
-/// Compiles a plan. Takes its time with a large registry: for the heavy thread.
+/// Makes a plan's snapshot; it shares the plan's compiled policy.
 ///
 /// # Errors
 /// [`PublishError`].
@@ -44,13 +44,7 @@ pub fn snapshot(
     generation: u64,
     surroundings: &Surroundings,
 ) -> Result<bridge::Snapshot, PublishError> {
-    let mut input = plan.policy_input.clone();
-    input.guard.own_listeners.clone_from(&surroundings.listeners);
-    input.guard.local_addresses.clone_from(&surroundings.local_addresses);
-    let policy = sluice_policy::compile(input).map_err(|errors| {
-        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        PublishError::Policy(errors.join("; "))
-    })?;
+    let policy = plan.policy.with_own_sockets(&surroundings.listeners, &surroundings.local_addresses)?;
     let mut credentials = bridge::CredentialsBuilder::new()?;
     for credential in &plan.credentials {
         let password = credential.password.expose_secret();

@@ -42,18 +42,9 @@ pub(crate) fn explain(question: Explain) -> Exit {
             return Exit::Usage;
         }
     };
-    let policy = match sluice_policy::compile(plan.policy_input.clone()) {
-        Ok(policy) => policy,
-        Err(errors) => {
-            for error in errors {
-                complain(&error.to_string());
-            }
-            return Exit::Usage;
-        }
-    };
     let asked =
         Question { from: question.from.as_deref(), to: &question.to, original: question.original.as_deref() };
-    match ask(&policy, &plan, &asked, source.now) {
+    match ask(&plan.policy, &plan, &asked, source.now) {
         Ok(answer) => {
             say(&if question.json { format!("{:#}", answer.to_json()) } else { answer.to_string() });
             if answer.passes() { Exit::Ok } else { Exit::Denied }

@@ -2,9 +2,9 @@
 //! It must not know the format of the configuration.
 
 use alloc::{boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
-use core::fmt;
+use core::{borrow::Borrow, fmt};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 
 use crate::{
     Cidr, EndpointAddress, GuardInput, Origin, PolicyInput, PortInput, Protocol, ScopeInput, Selector,
@@ -95,43 +95,44 @@ impl fmt::Display for CompileError {
 
 impl core::error::Error for CompileError {}
 
-/// Compiles a policy.
+/// Compiles a policy. The input may be given away or only shown: what both hold is shared.
 ///
 /// # Errors
 /// Every problem that was found (at most [`crate::limits::ERRORS_MAX`]), never an empty list.
-pub fn compile(input: PolicyInput) -> Result<Snapshot, Vec<CompileError>> {
+pub fn compile(input: impl Borrow<PolicyInput>) -> Result<Snapshot, Vec<CompileError>> {
+    compile_shown(input.borrow())
+}
+
+fn compile_shown(input: &PolicyInput) -> Result<Snapshot, Vec<CompileError>> {
     let mut errors = Errors(Vec::new());
     check_guard(&input.guard, &mut errors);
     check_scopes(&input.scopes, &mut errors);
-    let (workloads, identities) = compile_workloads(input.workloads, &mut errors);
+    let (workloads, identities) = compile_workloads(&input.workloads, &mut errors);
 
-    let mut inputs = input.services;
+    let mut inputs: Vec<&ServiceInput> = input.services.iter().collect();
     errors.bound(inputs.len(), "services", SERVICES_MAX, &[]);
     if !errors.0.is_empty() && inputs.len() > SERVICES_MAX {
         return Err(errors.0);
     }
     inputs.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     check_services(&inputs, &mut errors);
-    let literals = literals_of(&inputs);
     let mut expiries: Vec<UnixSeconds> = inputs.iter().filter_map(|service| service.expires).collect();
     expiries.sort_unstable();
     expiries.dedup();
-    expiries.shrink_to_fit();
 
-    let (services, registry) = compile_registry(inputs, &input.guard.nat64, input.hash_seed, &mut errors);
+    let (services, registry) = compile_registry(&inputs, &input.guard.nat64, input.hash_seed, &mut errors);
     if !errors.0.is_empty() {
         return Err(errors.0);
     }
-    let literals = literals.into_iter();
     Ok(Snapshot {
-        opaque_ports: opaque_ports(&services),
-        registry,
-        services,
-        scopes: Scopes::new(input.mode, input.scopes),
-        workloads,
-        identities,
-        guard: Guard::new(input.guard, literals),
-        expiries,
+        opaque_ports: opaque_ports(&services).into(),
+        registry: Arc::new(registry),
+        services: services.into(),
+        scopes: Arc::new(Scopes::new(input.mode, input.scopes.clone())),
+        workloads: Arc::new(workloads),
+        identities: identities.into(),
+        guard: Guard::new(&input.guard, literals_of(&inputs)),
+        expiries: expiries.into(),
     })
 }
 
@@ -174,12 +175,12 @@ fn check_scopes(scopes: &[ScopeInput], errors: &mut Errors) {
 }
 
 fn compile_workloads(
-    inputs: Vec<WorkloadInput>,
+    inputs: &[WorkloadInput],
     errors: &mut Errors,
 ) -> (Trie<u32>, Vec<Arc<crate::Identity>>) {
     errors.bound(inputs.len(), "workloads", WORKLOADS_MAX, &[]);
     let mut ranges = Trie::new();
-    for (index, workload) in (0_u32..).zip(&inputs) {
+    for (index, workload) in (0_u32..).zip(inputs) {
         for range in &workload.addresses {
             let owner = *ranges.get_or_insert_with(*range, || index);
             if owner != index {
@@ -188,11 +189,11 @@ fn compile_workloads(
             }
         }
     }
-    (ranges.map(|owner| owner), inputs.into_iter().map(|workload| workload.identity).collect())
+    (ranges.map(|owner| owner), inputs.iter().map(|workload| Arc::clone(&workload.identity)).collect())
 }
 
 /// `services` are sorted by namespace and name.
-fn check_services(services: &[ServiceInput], errors: &mut Errors) {
+fn check_services(services: &[&ServiceInput], errors: &mut Errors) {
     for pair in services.windows(2) {
         if (&pair[0].namespace, &pair[0].name) == (&pair[1].namespace, &pair[1].name) {
             let name = qualified(&pair[0].namespace, &pair[0].name);
@@ -236,31 +237,31 @@ fn check_ports(service: &ServiceInput, errors: &mut Errors) {
 }
 
 /// Every literal address of a service, by rising service: named for the guard.
-fn literals_of(services: &[ServiceInput]) -> Vec<(ServiceId, Cidr)> {
-    let of = |(index, service): (u32, &ServiceInput)| -> Vec<(ServiceId, Cidr)> {
+fn literals_of(services: &[&ServiceInput]) -> impl Iterator<Item = (ServiceId, Cidr)> {
+    (0..).zip(services).flat_map(|(index, service)| {
         let endpoints = service.endpoints.iter().filter_map(|endpoint| match endpoint.address {
             EndpointAddress::Literal(address) => Some(Cidr::single(address)),
             EndpointAddress::Name(_) => None,
         });
-        service.addresses.iter().copied().chain(endpoints).map(|range| (ServiceId(index), range)).collect()
-    };
-    (0..).zip(services).flat_map(of).collect()
+        service.addresses.iter().copied().chain(endpoints).map(move |range| (ServiceId(index), range))
+    })
 }
 
 fn compile_registry(
-    inputs: Vec<ServiceInput>,
+    inputs: &[&ServiceInput],
     nat64: &[Cidr],
     hash_seed: u64,
     errors: &mut Errors,
 ) -> (Vec<Service>, registry::Registry) {
-    let patterns = || inputs.iter().flat_map(|service| &service.hosts);
-    let wildcards = patterns().filter(|pattern| pattern.suffix().is_some()).count();
-    let mut builder = registry::Builder::new(hash_seed, patterns().count() - wildcards, wildcards);
+    let mut builder = registry::Builder::new(
+        hash_seed,
+        registry::Room::of(inputs.iter().flat_map(|service| service.patterns())),
+    );
     let mut shared = Shared::new(hash_seed);
     let mut services = Vec::with_capacity(inputs.len());
     for (index, input) in (0..).zip(inputs) {
         let mut first_host = None;
-        let added = input.hosts.iter().try_for_each(|host| {
+        let added = input.patterns().try_for_each(|host| {
             let id = builder.add_host(index, host)?;
             first_host = first_host.or(Some(id));
             Ok(())
@@ -283,8 +284,8 @@ fn compile_registry(
 
 /// Equal lists of many services, kept once.
 struct Shared {
-    ports: HashMap<Vec<PortInput>, Arc<[PortInput]>, foldhash::fast::FixedState>,
-    selectors: HashMap<Vec<Selector>, Arc<[Selector]>, foldhash::fast::FixedState>,
+    ports: HashSet<Arc<[PortInput]>, foldhash::fast::FixedState>,
+    selectors: HashSet<Arc<[Selector]>, foldhash::fast::FixedState>,
     texts: HashSet<Arc<str>, foldhash::fast::FixedState>,
 }
 
@@ -292,54 +293,49 @@ impl Shared {
     fn new(hash_seed: u64) -> Self {
         let hasher = foldhash::fast::FixedState::with_seed(hash_seed);
         Self {
-            ports: HashMap::with_hasher(hasher.clone()),
-            selectors: HashMap::with_hasher(hasher.clone()),
+            ports: HashSet::with_hasher(hasher.clone()),
+            selectors: HashSet::with_hasher(hasher.clone()),
             texts: HashSet::with_hasher(hasher),
         }
     }
 
-    fn service(&mut self, input: ServiceInput, first_host: Option<crate::MatchId>) -> Service {
-        let mut ports = input.ports;
+    fn service(&mut self, input: &ServiceInput, first_host: Option<crate::MatchId>) -> Service {
+        let mut ports = input.ports.clone();
         if ports.is_empty() {
             ports.extend([PortInput::new(80, Protocol::Http), PortInput::new(443, Protocol::Tls)]);
         }
         ports.sort_by_key(|port| port.number);
         Service {
-            name: input.name,
-            namespace: self.text(input.namespace),
-            ports: one(&mut self.ports, ports),
+            name: Arc::clone(&input.name),
+            namespace: self.text(&input.namespace),
+            ports: one(&mut self.ports, &ports),
             location: input.location,
             resolution: input.resolution,
-            endpoints: Box::from(input.endpoints),
+            endpoints: Box::from(&*input.endpoints),
             require_proof: input.require_proof,
             source_address: input.source_address,
-            region: input.region.map(|text| self.text(text)),
-            owner: input.owner.map(|text| self.text(text)),
-            ticket: input.ticket.map(|text| self.text(text)),
+            region: input.region.as_ref().map(|text| self.text(text)),
+            owner: input.owner.as_ref().map(|text| self.text(text)),
+            ticket: input.ticket.as_ref().map(|text| self.text(text)),
             expires: input.expires,
-            origin: input.origin,
-            allow: input.allow.map(|allow| one(&mut self.selectors, allow)),
-            deny: (!input.deny.is_empty()).then(|| one(&mut self.selectors, input.deny)),
+            origin: input.origin.clone(),
+            allow: input.allow.as_ref().map(|allow| one(&mut self.selectors, allow)),
+            deny: (!input.deny.is_empty()).then(|| one(&mut self.selectors, &input.deny)),
             first_host,
         }
     }
 
-    fn text(&mut self, text: Arc<str>) -> Arc<str> {
-        Arc::clone(self.texts.get_or_insert(text))
+    fn text(&mut self, text: &Arc<str>) -> Arc<str> {
+        Arc::clone(self.texts.get_or_insert_with(&**text, |_| Arc::clone(text)))
     }
 }
 
 /// The shared copy of a list.
 fn one<T: Clone + Eq + core::hash::Hash>(
-    known: &mut HashMap<Vec<T>, Arc<[T]>, foldhash::fast::FixedState>,
-    list: Vec<T>,
+    known: &mut HashSet<Arc<[T]>, foldhash::fast::FixedState>,
+    list: &[T],
 ) -> Arc<[T]> {
-    if let Some(shared) = known.get(&list) {
-        return Arc::clone(shared);
-    }
-    let shared: Arc<[T]> = list.clone().into();
-    known.insert(list, Arc::clone(&shared));
-    shared
+    Arc::clone(known.get_or_insert_with(list, |list| list.into()))
 }
 
 /// The ports that every service which has them declares opaque, in order.

@@ -1,7 +1,7 @@
 //! Which addresses may be dialled at all, in either mode: the last look before a connect. It must not know
 //! names or sources.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 use core::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -86,13 +86,13 @@ impl fmt::Display for GuardLine {
 }
 
 /// The compiled guard.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Guard {
     pub(crate) nat64: Vec<Cidr>,
     /// Ranges of `[guard] allow`.
-    allow: Trie<Cidr>,
+    allow: Arc<Trie<Cidr>>,
     /// Ranges that services name literally, with the services that do (sorted).
-    named: Trie<Named>,
+    named: Arc<Trie<Named>>,
     own_listeners: Vec<SocketAddr>,
     local_addresses: Vec<IpAddr>,
 }
@@ -107,7 +107,7 @@ struct Named {
 
 impl Guard {
     /// `named`: every literal address of a service, by rising service.
-    pub(crate) fn new(input: GuardInput, literals: impl Iterator<Item = (ServiceId, Cidr)>) -> Self {
+    pub(crate) fn new(input: &GuardInput, literals: impl Iterator<Item = (ServiceId, Cidr)>) -> Self {
         let mut allow = Trie::new();
         for range in &input.allow {
             let range = range.unwrapped(&input.nat64);
@@ -121,20 +121,24 @@ impl Guard {
                 named.services.push(service);
             }
         }
-        Self {
-            nat64: input.nat64,
-            allow,
-            named: named.map(|mut named| {
-                named.services.shrink_to_fit();
-                named
-            }),
-            own_listeners: input.own_listeners,
-            local_addresses: input
-                .local_addresses
-                .into_iter()
-                .map(|address| address.to_canonical())
-                .collect(),
-        }
+        let named = named.map(|mut named| {
+            named.services.shrink_to_fit();
+            named
+        });
+        let bare = Self {
+            nat64: input.nat64.clone(),
+            allow: Arc::new(allow),
+            named: Arc::new(named),
+            own_listeners: Vec::new(),
+            local_addresses: Vec::new(),
+        };
+        bare.with_own_sockets(&input.own_listeners, &input.local_addresses)
+    }
+
+    /// The same guard for a gateway that listens elsewhere.
+    pub(crate) fn with_own_sockets(&self, listeners: &[SocketAddr], local_addresses: &[IpAddr]) -> Self {
+        let local_addresses = local_addresses.iter().map(IpAddr::to_canonical).collect();
+        Self { own_listeners: listeners.to_vec(), local_addresses, ..self.clone() }
     }
 
     pub(crate) fn check(&self, socket: SocketAddr, service: Option<ServiceId>) -> Result<(), GuardRefusal> {

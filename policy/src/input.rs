@@ -5,8 +5,8 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 use core::{fmt, net::IpAddr};
 
 use crate::{
-    Cidr, GuardInput, HostPattern, Location, Mode, Protocol, Resolution, ScopeInput, Selector, UnixSeconds,
-    WorkloadInput, identity::Proof,
+    Cidr, GuardInput, HostList, HostPattern, Location, Mode, Protocol, Resolution, ScopeInput, Selector,
+    UnixSeconds, WorkloadInput, identity::Proof,
 };
 
 /// Where an item of the configuration stands, for errors and for `explain`.
@@ -71,6 +71,8 @@ pub struct ServiceInput {
     pub namespace: Arc<str>,
     /// Names, exact or `*.suffix`.
     pub hosts: Vec<HostPattern>,
+    /// More of the same; where there are many they belong here.
+    pub host_list: HostList,
     /// Ranges compared with the original destination, virtual addresses included.
     pub addresses: Vec<Cidr>,
     /// Ports; empty means 80 HTTP and 443 TLS.
@@ -108,6 +110,7 @@ impl ServiceInput {
             name: name.into(),
             namespace: namespace.into(),
             hosts: Vec::new(),
+            host_list: HostList::default(),
             addresses: Vec::new(),
             ports: Vec::new(),
             location: Location::default(),
@@ -123,6 +126,11 @@ impl ServiceInput {
             expires: None,
             origin,
         }
+    }
+
+    /// Every name as its pattern's canonical text, those of `hosts` first.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(HostPattern::as_str).chain(self.host_list.iter())
     }
 }
 

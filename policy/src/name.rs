@@ -206,18 +206,8 @@ impl HostPattern {
     /// # Errors
     /// An address, a port, a `*` elsewhere than as the first label, and whatever [`parse_host`] refuses.
     pub fn parse(text: &str) -> Result<Self, HostError> {
-        let (wildcard, name) = match text.strip_prefix("*.") {
-            Some(suffix) => (true, suffix),
-            None => (false, text),
-        };
         let mut buf = HostBuf::new();
-        let Host::Name(name) = parse_host(name.as_bytes(), &mut buf)? else {
-            return Err(HostError::Address);
-        };
-        // At least one byte and a dot must fit before the suffix.
-        if wildcard && name.len() + 2 > NAME_BYTES_MAX {
-            return Err(HostError::NameTooLong);
-        }
+        let (wildcard, name) = canonical_pattern(text, &mut buf)?;
         let mut canonical = String::with_capacity(name.len() + 2);
         if wildcard {
             canonical.push_str("*.");
@@ -247,6 +237,22 @@ impl HostPattern {
                 .is_some_and(|label| !label.is_empty()),
         }
     }
+}
+
+/// Whether a pattern is a wildcard, and its canonical name without the `*.`.
+pub(crate) fn canonical_pattern<'b>(text: &str, buf: &'b mut HostBuf) -> Result<(bool, &'b str), HostError> {
+    let (wildcard, name) = match text.strip_prefix("*.") {
+        Some(suffix) => (true, suffix),
+        None => (false, text),
+    };
+    let Host::Name(name) = parse_host(name.as_bytes(), buf)? else {
+        return Err(HostError::Address);
+    };
+    // At least one byte and a dot must fit before the suffix.
+    if wildcard && name.len() + 2 > NAME_BYTES_MAX {
+        return Err(HostError::NameTooLong);
+    }
+    Ok((wildcard, name))
 }
 
 impl fmt::Display for HostPattern {

@@ -13,7 +13,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use crate::{
-    Cidr, HostPattern, Service,
+    Cidr, Service,
     compile::Problem,
     limits::{BINDINGS_PER_HOST_MAX, SERVICES_PER_HOST_PORT_MAX, TEXT_BYTES_MAX},
     trie::Trie,
@@ -97,8 +97,8 @@ pub(crate) struct Registry {
     bindings: Vec<Binding>,
 }
 
-/// Length of the `*.` before a suffix.
-const STAR_BYTES: usize = 2;
+/// What stands before a suffix.
+const STAR: &str = "*.";
 
 impl Registry {
     pub(crate) fn text(&self, id: MatchId) -> &str {
@@ -108,6 +108,10 @@ impl Registry {
 
     pub(crate) fn hosts(&self) -> usize {
         self.exact.len() + self.wildcard.len()
+    }
+
+    pub(crate) fn hosts_as_text(&self) -> impl Iterator<Item = &str> {
+        self.exact.iter().chain(&self.wildcard).map(|entry| self.text(entry.id()))
     }
 
     pub(crate) fn ranges(&self) -> usize {
@@ -139,7 +143,7 @@ impl Registry {
             (suffix, depth) = (shorter, depth.saturating_sub(1));
             if depth < u128::BITS
                 && self.wildcard_depths >> depth & 1 == 1
-                && let Some(entry) = find(&self.wildcard, STAR_BYTES, suffix)
+                && let Some(entry) = find(&self.wildcard, STAR.len(), suffix)
                 && visit(self.host_candidate(entry)).is_break()
             {
                 return;
@@ -193,6 +197,28 @@ struct Link {
 /// End of a chain of links.
 const END: u32 = u32::MAX;
 
+/// What a registry will need at most, so that none of its tables grows while it is built.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Room {
+    exact: usize,
+    wildcard: usize,
+    text_bytes: usize,
+}
+
+impl Room {
+    /// For these patterns.
+    pub(crate) fn of<'p>(patterns: impl Iterator<Item = &'p str>) -> Self {
+        patterns.fold(Self::default(), |room, pattern| {
+            let wildcard = usize::from(pattern.starts_with(STAR));
+            Self {
+                exact: room.exact + 1 - wildcard,
+                wildcard: room.wildcard + wildcard,
+                text_bytes: room.text_bytes + pattern.len(),
+            }
+        })
+    }
+}
+
 /// Collects hosts and ranges, then lays out the bindings.
 pub(crate) struct Builder {
     hasher: FixedState,
@@ -205,26 +231,25 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// `exact` and `wildcard`: how many patterns of each kind will come.
-    pub(crate) fn new(hash_seed: u64, exact: usize, wildcard: usize) -> Self {
+    pub(crate) fn new(hash_seed: u64, room: Room) -> Self {
         Self {
             hasher: FixedState::with_seed(hash_seed),
-            text: String::new(),
-            exact: HashTable::with_capacity(exact),
-            wildcard: HashTable::with_capacity(wildcard),
+            text: String::with_capacity(room.text_bytes),
+            exact: HashTable::with_capacity(room.exact),
+            wildcard: HashTable::with_capacity(room.wildcard),
             wildcard_depths: 0,
             ranges: Trie::new(),
-            links: Vec::with_capacity(exact + wildcard),
+            links: Vec::with_capacity(room.exact + room.wildcard),
         }
     }
 
-    /// Hangs a service on a name. Services come by rising index.
-    pub(crate) fn add_host(&mut self, service: u32, pattern: &HostPattern) -> Result<MatchId, Problem> {
-        let (table, key, skip) = match pattern.suffix() {
-            None => (&mut self.exact, pattern.as_str(), 0),
+    /// Hangs a service on a name: the canonical text of its pattern. Services come by rising index.
+    pub(crate) fn add_host(&mut self, service: u32, pattern: &str) -> Result<MatchId, Problem> {
+        let (table, key, skip) = match pattern.strip_prefix(STAR) {
+            None => (&mut self.exact, pattern, 0),
             Some(suffix) => {
                 self.wildcard_depths |= 1_u128.checked_shl(labels(suffix)).unwrap_or(0);
-                (&mut self.wildcard, suffix, STAR_BYTES)
+                (&mut self.wildcard, suffix, STAR.len())
             }
         };
         let (text, hasher) = (&self.text, &self.hasher);
@@ -233,7 +258,7 @@ impl Builder {
             entry.first = link(&mut self.links, service, entry.first)?;
             return Ok(entry.id());
         }
-        let id = push_text(&mut self.text, pattern.as_str())?;
+        let id = push_text(&mut self.text, pattern)?;
         let first = link(&mut self.links, service, END)?;
         let text = &self.text;
         table.insert_unique(hash_of, HostEntry { start: id.start, first, count: 0, len: id.len }, |entry| {
@@ -285,6 +310,13 @@ impl Builder {
         let mut bindings = layout.bindings;
         bindings.shrink_to_fit();
         self.text.shrink_to_fit();
+        let (text, hasher) = (&self.text, &self.hasher);
+        for (table, skip) in [(&mut self.exact, 0), (&mut self.wildcard, STAR.len())] {
+            // Hosts that many services share were counted for each of them.
+            if table.len() < table.capacity() / 2 {
+                table.shrink_to_fit(|entry| hasher_of(hasher, stored(text, entry, skip)));
+            }
+        }
         Registry {
             hasher: self.hasher,
             text: self.text,

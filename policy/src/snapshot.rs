@@ -1,12 +1,16 @@
 //! The compiled policy: immutable, shared by pointer, asked by every worker. It must not know how it was made
 //! or who holds it.
 
-use alloc::{sync::Arc, vec::Vec};
-use core::{net::IpAddr, ops::ControlFlow};
+use alloc::sync::Arc;
+use core::{
+    net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
+};
 
 use crate::{
-    Host, Identity, MatchId, Mode, Scope, ScopeId, Service, ServiceId, UnixSeconds,
+    Host, Identity, MatchId, Mode, Problem, Scope, ScopeId, Service, ServiceId, UnixSeconds,
     guard::Guard,
+    limits::OWN_SOCKETS_MAX,
     registry::{Binding, Candidate, Registry},
     scope::Scopes,
     trie::Trie,
@@ -14,19 +18,21 @@ use crate::{
 };
 
 /// A compiled policy. Ids of one snapshot mean nothing to another: after a reload look services up by name.
-#[derive(Debug)]
+///
+/// A clone shares all that is large.
+#[derive(Clone, Debug)]
 pub struct Snapshot {
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
     /// By namespace, then name.
-    pub(crate) services: Vec<Service>,
-    pub(crate) scopes: Scopes,
-    pub(crate) workloads: Trie<u32>,
-    pub(crate) identities: Vec<Arc<Identity>>,
+    pub(crate) services: Arc<[Service]>,
+    pub(crate) scopes: Arc<Scopes>,
+    pub(crate) workloads: Arc<Trie<u32>>,
+    pub(crate) identities: Arc<[Arc<Identity>]>,
     pub(crate) guard: Guard,
     /// Sorted, without doubles.
-    pub(crate) expiries: Vec<UnixSeconds>,
+    pub(crate) expiries: Arc<[UnixSeconds]>,
     /// Ports that every service which has them declares opaque. Sorted, without doubles.
-    pub(crate) opaque_ports: Vec<u16>,
+    pub(crate) opaque_ports: Arc<[u16]>,
 }
 
 /// How much a snapshot holds.
@@ -45,6 +51,24 @@ pub struct Counts {
 }
 
 impl Snapshot {
+    /// The same policy with other sockets and addresses of the gateway itself than its input named: they are known for
+    /// certain only once the sockets are bound. All that is large is shared.
+    ///
+    /// # Errors
+    /// More of either than [`crate::limits::OWN_SOCKETS_MAX`].
+    pub fn with_own_sockets(
+        &self,
+        listeners: &[SocketAddr],
+        local_addresses: &[IpAddr],
+    ) -> Result<Self, Problem> {
+        for (what, count) in [("listeners", listeners.len()), ("local addresses", local_addresses.len())] {
+            if count > OWN_SOCKETS_MAX {
+                return Err(Problem::TooMany { what, limit: OWN_SOCKETS_MAX });
+            }
+        }
+        Ok(Self { guard: self.guard.with_own_sockets(listeners, local_addresses), ..self.clone() })
+    }
+
     /// The mode of sources that no scope covers.
     pub fn mode(&self) -> Mode {
         self.scopes.global
@@ -88,7 +112,7 @@ impl Snapshot {
 
     /// All services with their ids, by namespace, then name.
     pub fn services(&self) -> impl Iterator<Item = (ServiceId, &Service)> {
-        (0..).map(ServiceId).zip(&self.services)
+        (0..).map(ServiceId).zip(&*self.services)
     }
 
     /// Whether a canonical host falls under the rule of a service at a port: among the live services that have that
@@ -137,6 +161,11 @@ impl Snapshot {
     /// What a decision matched, as it is written: a host with its `*.`, or a range.
     pub fn matched_host(&self, id: MatchId) -> &str {
         self.registry.text(id)
+    }
+
+    /// Every host of every service as it is written, in no particular order.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.registry.hosts_as_text()
     }
 
     /// The workload that a source address belongs to: longest prefix; IPv4-mapped addresses count as IPv4.

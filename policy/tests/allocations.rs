@@ -115,6 +115,27 @@ fn a_host_costs_at_most_200_bytes() {
 }
 
 #[test]
+fn hosts_that_many_services_share_are_held_once() {
+    let hosts: Vec<HostPattern> =
+        (0..100).map(|host| HostPattern::parse(&format!("host-{host}.test")).expect("a pattern")).collect();
+    let compiled = |services: u32| {
+        let mut input = PolicyInput::new(Mode::RegistryOnly);
+        for index in 0..services {
+            let mut service = ServiceInput::new("default", format!("s{index}"), Origin::new("r", index));
+            service.hosts.clone_from(&hosts);
+            service.ports = vec![PortInput::new(u16::try_from(index + 1).expect("small"), Protocol::Tcp)];
+            input.services.push(service);
+        }
+        let mut snapshot = None;
+        let info = measure(|| snapshot = Some(compile(&input).expect("a policy")));
+        assert_eq!(snapshot.expect("compiled").counts().hosts, 100);
+        info.bytes_current
+    };
+    let more = compiled(1000) - compiled(500);
+    assert!(more / 500 <= 500, "{} bytes for one more service on the same hosts", more / 500);
+}
+
+#[test]
 fn a_service_of_its_own_for_every_host_is_bounded_too() {
     let each = bytes_held(100_000, 1) / 100_000;
     println!("one service per host: {each} bytes each");

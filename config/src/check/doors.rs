@@ -191,7 +191,7 @@ impl Check<'_> {
             return None;
         };
         let dialable =
-            !entry.input.endpoints.is_empty() || entry.input.hosts.iter().any(|host| host.suffix().is_none());
+            !entry.input.endpoints.is_empty() || entry.input.patterns().any(|host| !host.starts_with("*."));
         if !dialable {
             let remedy = format!("give `{}` an exact host or `endpoints`", entry.path);
             self.error(

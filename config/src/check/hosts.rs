@@ -1,7 +1,7 @@
 //! Host names as configuration texts: schemes and ports named as such, non-ASCII turned into A-labels, the rest judged by
 //! the policy's own parser. Serves `hosts`, `hosts_file` and endpoint names alike.
 
-use sluice_policy::{HostError, HostPattern};
+use sluice_policy::{HostError, HostList, HostPattern};
 
 use crate::structure::shorten;
 
@@ -16,6 +16,11 @@ pub(crate) struct BadHost {
 pub(crate) fn pattern(text: &str) -> Result<HostPattern, BadHost> {
     // Nearly every host of a long list ends here; what follows finds words for the others.
     HostPattern::parse(text).or_else(|_| unusual(text))
+}
+
+/// Reads one host pattern into a list of many.
+pub(crate) fn add(list: &mut HostList, text: &str) -> Result<(), BadHost> {
+    list.parse(text).or_else(|_| unusual(text).map(|pattern| list.push(&pattern)))
 }
 
 fn unusual(text: &str) -> Result<HostPattern, BadHost> {

@@ -10,11 +10,12 @@ mod workloads;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use figment::value::Value;
-use sluice_policy::{Mode, Origin, PolicyInput, ScopeInput, UnixSeconds};
+use sluice_policy::{Mode, Origin, PolicyInput, ScopeInput, Snapshot, UnixSeconds};
 
 use crate::entry_files::FilePattern;
 use crate::layers::{Layer, Layers};
@@ -150,6 +151,16 @@ impl Check<'_> {
     }
 }
 
+/// Leaves the lists of hosts to the compiled policy alone, which holds each of their names once, and gives what tells
+/// one set of lists from another.
+fn take_host_lists(input: &mut PolicyInput) -> u64 {
+    let mut digest = DefaultHasher::new();
+    for service in &mut input.services {
+        std::mem::take(&mut service.host_list).hash(&mut digest);
+    }
+    digest.finish()
+}
+
 pub(crate) fn push(list: &RefCell<Vec<Problem>>, max: usize, problem: Problem) {
     let mut list = list.borrow_mut();
     if list.len() < max {
@@ -175,7 +186,7 @@ impl Check<'_> {
         guard.own_listeners = doors.iter().map(|door| door.bind).collect();
         guard.own_listeners.extend(admin.iter().map(|admin| admin.bind));
         guard.own_listeners.extend(prometheus.iter().map(|prometheus| prometheus.bind));
-        let policy_input = PolicyInput {
+        let mut policy_input = PolicyInput {
             mode: mode?,
             scopes,
             workloads,
@@ -183,7 +194,8 @@ impl Check<'_> {
             guard,
             hash_seed: self.hash_seed,
         };
-        self.compile(&policy_input);
+        let policy = self.compile(&policy_input);
+        let host_lists_digest = take_host_lists(&mut policy_input);
         Some(Plan {
             files: file.iter().cloned().chain(self.files.take()).collect(),
             file_patterns: self.file_patterns.clone(),
@@ -200,6 +212,8 @@ impl Check<'_> {
             deny: self.deny(&root),
             telemetry: self.telemetry(&root, cluster_id)?,
             policy_input,
+            policy: policy?,
+            host_lists_digest,
             effective: crate::effective::Effective::new(self.layers, root.value),
         })
     }
@@ -217,18 +231,22 @@ impl Check<'_> {
         root.items("scope").into_iter().filter_map(scope).collect()
     }
 
-    /// Compiles once, for the errors and warnings that only the whole can show.
-    fn compile(&self, input: &PolicyInput) {
+    /// The policy, and the errors and warnings that only the whole can show.
+    fn compile(&self, input: &PolicyInput) -> Option<Snapshot> {
         if !self.errors.borrow().is_empty() {
-            return;
+            return None;
         }
-        match sluice_policy::compile(input.clone()) {
+        match sluice_policy::compile(input) {
             Err(errors) => {
                 for error in &errors {
                     push(&self.errors, PROBLEMS_MAX, services::compile_problem(error));
                 }
+                None
             }
-            Ok(snapshot) => self.policy_warnings(&snapshot),
+            Ok(snapshot) => {
+                self.policy_warnings(&snapshot);
+                Some(snapshot)
+            }
         }
     }
 

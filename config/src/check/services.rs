@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use sluice_policy::{
-    CompileError, EndpointAddress, EndpointInput, HostPattern, Location, Origin, PortInput, Proof, Protocol,
-    Resolution, ServiceInput, Snapshot, UnixSeconds, WarningKind,
+    CompileError, EndpointAddress, EndpointInput, HostList, HostPattern, Location, Origin, PortInput, Proof,
+    Protocol, Resolution, ServiceInput, Snapshot, UnixSeconds, WarningKind,
 };
 
 use super::{Check, Node, hosts, push};
@@ -82,11 +82,12 @@ impl Check<'_> {
         let origin = self.origin(node);
         let ports = self.ports(node);
         let endpoints = self.endpoints(node, &ports);
-        let hosts = self.hosts(node);
+        let (hosts, host_list) = self.hosts(node);
         let addresses = self.ranges(node, "addresses");
         let resolution = self.resolution(node, !endpoints.is_empty());
         let service = ServiceInput {
             hosts,
+            host_list,
             addresses,
             ports,
             location: node.word::<Location>("location").unwrap_or_default(),
@@ -119,8 +120,9 @@ impl Check<'_> {
         usable
     }
 
-    fn hosts(&self, node: &Node<'_>) -> Vec<HostPattern> {
-        let mut patterns = Vec::new();
+    /// The names of `hosts` and those of `hosts_file`.
+    fn hosts(&self, node: &Node<'_>) -> (Vec<HostPattern>, HostList) {
+        let (mut patterns, mut list) = (Vec::new(), HostList::default());
         let mut seen = HashSet::new();
         for item in node.items("hosts") {
             match item.as_text().map(hosts::pattern) {
@@ -138,7 +140,7 @@ impl Check<'_> {
         if let Some((text, at)) = node.text("hosts_file") {
             let mut report = |problem| push(&self.errors, PROBLEMS_MAX, problem);
             match hosts_file::load(&self.file(text), &at.path, &mut report) {
-                Ok(more) => patterns.extend(more.into_iter().filter(|pattern| seen.insert(pattern.clone()))),
+                Ok(more) => list = more,
                 Err(unreadable) => self.error(&at, unreadable.message, unreadable.suggestion),
             }
         }
@@ -149,7 +151,7 @@ impl Check<'_> {
             let remedy = "add `hosts`, `hosts_file` or `addresses`".to_owned();
             self.error(node, "the service names no destination and can never match", remedy);
         }
-        patterns
+        (patterns, list)
     }
 
     /// Whether the key is there and not an empty list.

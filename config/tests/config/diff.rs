@@ -57,3 +57,18 @@ fn each_part_is_told_apart() {
     let loosened = diff(&base, &load(&BASE.replace("registry_only", "allow_any")));
     assert_eq!(loosened, Diff { policy: true, ..nothing });
 }
+
+#[test]
+fn a_hosts_file_with_other_names_is_another_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("{BASE}hosts_file = \"hosts\"\n");
+    let load = |hosts: &str| {
+        std::fs::write(folder.path().join("hosts"), hosts).unwrap();
+        crate::common::load_in(folder.path(), &text).unwrap().plan
+    };
+    let base = load("b.example\nc.example\n");
+    assert!(diff(&base, &load("# the same\nB.example\nc.example")).is_empty());
+    let policy = Diff { policy: true, ..Diff::default() };
+    assert_eq!(diff(&base, &load("b.example\nd.example\n")), policy);
+    assert_eq!(diff(&base, &load("b.example\n")), policy);
+}

@@ -67,6 +67,29 @@ fn the_same_host_twice_in_one_service_is_one_host() {
 }
 
 #[test]
+fn a_list_of_hosts_means_what_single_hosts_mean() {
+    let mut input = service("default/a", &["one.test", "b.test"], &[443]);
+    for host in ["B.test.", "*.c.test", "d.test", "d.test"] {
+        input.host_list.parse(host).expect("a pattern");
+    }
+    let alone = {
+        let mut list_only = service("default/z", &[], &[443]);
+        list_only.host_list.push(&HostPattern::parse("z.test").expect("a pattern"));
+        list_only
+    };
+    let snapshot = registry_only(vec![input, alone]);
+    let mut hosts: Vec<&str> = snapshot.hosts().collect();
+    hosts.sort_unstable();
+    assert_eq!(hosts, ["*.c.test", "b.test", "d.test", "one.test", "z.test"]);
+    for name in ["one.test", "b.test", "x.c.test", "d.test", "z.test"] {
+        assert_eq!(verdict(&snapshot, &to(name, 443)), REGISTERED, "{name}");
+    }
+    assert_ne!(verdict(&snapshot, &to("c.test", 443)), REGISTERED);
+    let first = |name: &str| snapshot.service_host(snapshot.service_by_name("default", name).expect("there"));
+    assert_eq!((first("a"), first("z")), (Some("one.test"), Some("z.test")));
+}
+
+#[test]
 fn services_are_found_by_name() {
     let names = ["z/a", "a/z", "default/httpbin", "default/a"];
     let snapshot =

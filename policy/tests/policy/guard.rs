@@ -265,3 +265,41 @@ fn a_destination_without_a_name_is_guarded_by_the_decision_even_in_allow_any() {
     assert_eq!(verdict(&allow_any(vec![]), &to_original("10.0.0.1", 443)), GUARDED);
     assert_eq!(verdict(&allow_any(vec![]), &to_original("198.51.100.1", 443)), PASSTHROUGH);
 }
+
+#[test]
+fn our_own_sockets_may_be_told_later_and_replace_what_the_input_said() {
+    let socket = |text: &str| text.parse::<std::net::SocketAddr>().expect("a socket");
+    let guard = GuardInput {
+        allow: vec![cidr("127.0.0.0/8"), cidr("10.0.0.0/8")],
+        own_listeners: vec![socket("127.0.0.1:1000"), socket("0.0.0.0:3000")],
+        ..GuardInput::default()
+    };
+    let before = guarded(guard, vec![service("default/a", &["a.test"], &[443])]);
+    let after = before
+        .with_own_sockets(&[socket("127.0.0.1:2000"), socket("0.0.0.0:3000")], &[ip("10.1.1.1")])
+        .expect("few");
+    let refused = |snapshot: &Snapshot, text: &str| snapshot.guard(socket(text), None).is_err();
+    let seen = |snapshot: &Snapshot| {
+        ["127.0.0.1:1000", "127.0.0.1:2000", "10.1.1.1:3000"].map(|text| refused(snapshot, text))
+    };
+    assert_eq!((seen(&before), seen(&after)), ([true, false, false], [false, true, true]));
+    // The rest is as it was.
+    assert_eq!(after.counts(), before.counts());
+    assert_eq!(verdict(&after, &to("a.test", 443)), verdict(&before, &to("a.test", 443)));
+    assert!(!refused(&after, "10.1.1.1:443") && refused(&after, "192.168.0.1:443"));
+}
+
+#[test]
+fn too_many_sockets_of_our_own_are_an_error() {
+    let limit = limits::OWN_SOCKETS_MAX;
+    let sockets = vec!["127.0.0.1:1".parse().expect("a socket"); limit + 1];
+    let addresses = vec![ip("10.0.0.1"); limit + 1];
+    let snapshot = allowing(&[]);
+    assert!(snapshot.with_own_sockets(&sockets[1..], &addresses[1..]).is_ok());
+    for (sockets, addresses, what) in
+        [(&*sockets, &[][..], "listeners"), (&[][..], &*addresses, "local addresses")]
+    {
+        let problem = snapshot.with_own_sockets(sockets, addresses).expect_err("too many");
+        assert_eq!(problem, Problem::TooMany { what, limit });
+    }
+}
