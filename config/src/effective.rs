@@ -7,37 +7,29 @@ use crate::istio::Imported;
 use crate::layers::Layers;
 use crate::spans::join;
 
-/// Values with their layers, before they became a plan.
+/// Values with their layers, before they became a plan: JSON as text, a tenth of what it is as a tree. It is held for as
+/// long as the plan is and read when somebody asks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Effective {
-    file: Option<String>,
-    values: serde_json::Value,
-    layers: Map<String, serde_json::Value>,
-    /// The services that stand in other files, each with its place.
-    entries: Vec<serde_json::Value>,
+    json: Box<str>,
 }
 
 impl Effective {
     pub(crate) fn new(layers: &Layers, value: &Value) -> Self {
+        let file = layers.document.as_ref().map(|document| document.name.to_string());
         let mut origins = Map::new();
         collect_layers(layers, value, "", &mut origins);
-        Self {
-            file: layers.document.as_ref().map(|document| document.name.to_string()),
-            values: values(value),
-            layers: origins,
-            entries: layers.all_imported().iter().map(origin).collect(),
-        }
+        let entries: Vec<_> = layers.all_imported().iter().map(origin).collect();
+        let whole =
+            json!({ "file": file, "values": values(value), "from": origins, "service_entries": entries });
+        Self { json: whole.to_string().into_boxed_str() }
     }
 
     /// `file`, `values` (nested as in the file), `from` (key path → default, file, environment or flag),
     /// `service_entries` (each service of another file with its file and line).
     pub(crate) fn to_json(&self) -> serde_json::Value {
-        json!({
-            "file": self.file,
-            "values": self.values,
-            "from": self.layers,
-            "service_entries": self.entries,
-        })
+        // Invariant: it was written by the same library; a default value is empty.
+        serde_json::from_str(&self.json).unwrap_or_default()
     }
 }
 

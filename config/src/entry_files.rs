@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use figment::value::Value;
 use glob::{MatchOptions, Pattern};
 
 use crate::istio::{self, Imported};
@@ -54,12 +55,13 @@ pub(crate) struct EntryFiles {
 /// Reads every file that `registry.service_entries` means; relative patterns start at `folder`.
 pub(crate) fn load(
     layers: &Layers,
+    merged: &Value,
     folder: &Path,
     errors: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
 ) -> EntryFiles {
     let mut found = EntryFiles::default();
-    let list = layers.value.find_ref("registry.service_entries");
+    let list = merged.find_ref("registry.service_entries");
     for (index, value) in list.and_then(|list| list.as_array()).unwrap_or_default().iter().enumerate() {
         // Anything else is reported with the structure.
         let Some(text) = value.as_str().filter(|text| !text.trim().is_empty()) else { continue };

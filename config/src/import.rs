@@ -66,9 +66,9 @@ pub fn import_istio(sources: &[ImportSource]) -> Result<Import, Report> {
         }
     }
     let tables: Vec<Table> = services.iter().map(|service: &Imported| service.table.clone()).collect();
-    let mut layers = Layers::merge(None, &[], &[], &mut errors);
-    layers.import(services);
-    let value = structure::check(&layers, &mut errors);
+    let (mut layers, mut value) = Layers::merge(None, &[], &[], &mut errors);
+    layers.import(&mut value, services);
+    structure::check(&layers, &mut value, &mut errors);
     let check = Check::new(&layers, errors, warnings);
     check.imported(&value);
     let (errors, warnings) = (sorted(check.errors.into_inner()), sorted(check.warnings.into_inner()));

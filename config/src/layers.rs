@@ -17,11 +17,13 @@ use crate::{suggest, unavailable};
 
 /// The prefix of environment keys; `__` again separates sections.
 const PREFIX: &str = "SLUICE__";
+/// The key of the registry's tables.
+const SERVICE: &str = "service";
 
-/// The merged values.
+/// What the merged values came from.
 pub(crate) struct Layers {
-    pub(crate) value: Value,
     pub(crate) document: Option<Document>,
+    /// Knows the layer of each value by its tag.
     figment: Figment,
     /// Key path → flag as typed.
     flags: BTreeMap<String, String>,
@@ -31,7 +33,7 @@ pub(crate) struct Layers {
     first_imported: usize,
 }
 
-/// Where a value comes from.
+/// Where a value comes from, in the order in which the layers cover each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layer {
     Default,
@@ -68,51 +70,71 @@ impl Provider for Named {
 }
 
 impl Layers {
-    /// Merges; what cannot be placed at all becomes a problem.
+    /// Merges a file with its values and the other layers; what cannot be placed at all becomes a problem.
     pub(crate) fn merge(
-        document: Option<Document>,
+        file: Option<(Document, Dict)>,
         environment: &[(OsString, OsString)],
         overrides: &[Override],
         problems: &mut Vec<Problem>,
-    ) -> Self {
+    ) -> (Self, Value) {
         let mut defaults = section_defaults(&schema::ROOT, "");
-        if document.is_none() {
+        if file.is_none() {
             // Only where there is no file at all: a truncated one must not open the gate.
             defaults.insert("mode".into(), Value::from("allow_any"));
         }
-        let file = document.as_ref().map(|document| document.dict().clone()).unwrap_or_default();
-        let figment = Figment::new()
-            .merge(Named(Layer::Default, defaults))
-            .merge(Named(Layer::File, file))
-            .merge(Named(Layer::Environment, environment_dict(environment, problems)))
-            .merge(Named(Layer::Flag, flags_dict(overrides, problems)));
+        let (document, file) = file.unzip();
+        let mut layers = [
+            (Layer::Default, defaults),
+            (Layer::File, file.unwrap_or_default()),
+            (Layer::Environment, environment_dict(environment, problems)),
+            (Layer::Flag, flags_dict(overrides, problems)),
+        ];
+        let mut repeated: Vec<Dict> = layers.iter_mut().map(|(_, dict)| take_repeated(dict)).collect();
+        let figment =
+            layers.into_iter().fold(Figment::new(), |all, (layer, dict)| all.merge(Named(layer, dict)));
         // Invariant: our providers never fail, and the empty path is the whole.
-        let value = figment.find_value("").unwrap_or_else(|_| Value::from(Dict::new()));
+        let mut value = figment.find_value("").unwrap_or_else(|_| Value::from(Dict::new()));
         let flags = overrides.iter().map(|each| (each.key.clone(), each.flag.clone())).collect();
-        Self { value, document, figment, flags, imported: Vec::new(), first_imported: 0 }
+        let layers = Self { document, figment, flags, imported: Vec::new(), first_imported: 0 };
+        if let Value::Dict(_, merged) = &mut value {
+            layers.put_back(&mut repeated, merged);
+        }
+        (layers, value)
+    }
+
+    /// Puts each list of tables where figment has kept its place, with the tag that the place was given.
+    fn put_back(&self, repeated: &mut [Dict], merged: &mut Dict) {
+        for (name, place) in merged {
+            let tag = place.tag();
+            let list = repeated.get_mut(self.layer(place) as usize).and_then(|lists| lists.remove(name));
+            if let Some(mut list) = list {
+                retag(&mut list, tag);
+                *place = list;
+            }
+        }
     }
 
     /// Adds services that stand in other files, after those of this configuration.
-    pub(crate) fn import(&mut self, services: Vec<Imported>) {
-        let first = match self.value.find_ref("service") {
-            None => 0,
-            Some(Value::Array(_, tables)) => tables.len(),
-            // Reported with the structure; nothing may be hidden behind other services.
-            Some(_) => return,
-        };
+    pub(crate) fn import(&mut self, value: &mut Value, services: Vec<Imported>) {
+        let Value::Dict(_, merged) = value else { return };
         if services.is_empty() {
             return;
         }
-        // Invariant: texts, numbers, lists and maps of them are values.
-        let value = |service: &Imported| {
-            Value::serialize(&service.table).unwrap_or_else(|_| Value::from(Dict::new()))
-        };
-        let tables: Vec<Value> = services.iter().map(value).collect();
-        let dict = Dict::from([("service".to_owned(), Value::from(tables))]);
-        self.figment = std::mem::take(&mut self.figment).admerge(Named(Layer::Entries, dict));
-        self.value = self.figment.find_value("").unwrap_or_else(|_| Value::from(Dict::new()));
+        // A place in a layer of their own, for its tag.
+        let place = Dict::from([(SERVICE.to_owned(), Value::from(Vec::<Value>::new()))]);
+        self.figment = std::mem::take(&mut self.figment).merge(Named(Layer::Entries, place));
+        let place = self.figment.find_value(SERVICE).unwrap_or_else(|_| Value::from(Vec::<Value>::new()));
+        let tag = place.tag();
+        // What is no list is reported with the structure; nothing may be hidden behind other services.
+        let Value::Array(_, tables) = merged.entry(SERVICE.to_owned()).or_insert(place) else { return };
+        self.first_imported = tables.len();
+        tables.extend(services.iter().map(|service| {
+            // Invariant: texts, numbers, lists and maps of them are values.
+            let mut table = Value::serialize(&service.table).unwrap_or_else(|_| Value::from(Dict::new()));
+            retag(&mut table, tag);
+            table
+        }));
         self.imported = services;
-        self.first_imported = first;
     }
 
     /// The imported service that a path leads to, and the rest of the path.
@@ -175,6 +197,38 @@ impl Layers {
         };
         let (line, column) = (place.line, place.column);
         Problem { file, line, column, key: path.to_owned(), message: message.into(), suggestion }
+    }
+}
+
+/// Takes the lists of tables out of a layer and leaves an empty one for each. There may be a hundred thousand services;
+/// figment copies what it merges several times over, and all it has to say of a list is which layer's it is.
+fn take_repeated(layer: &mut Dict) -> Dict {
+    let mut taken = Dict::new();
+    for (name, value) in layer {
+        let repeats = schema::ROOT.key(name).is_some_and(|key| matches!(key.kind, Kind::Tables(_)));
+        if repeats && matches!(value, Value::Array(..)) {
+            taken.insert(name.clone(), std::mem::replace(value, Value::Array(Tag::Default, Vec::new())));
+        }
+    }
+    taken
+}
+
+/// Gives a value and all that is in it one tag, as figment does.
+fn retag(value: &mut Value, new: Tag) {
+    match value {
+        Value::String(tag, _)
+        | Value::Char(tag, _)
+        | Value::Bool(tag, _)
+        | Value::Num(tag, _)
+        | Value::Empty(tag, _) => *tag = new,
+        Value::Dict(tag, dict) => {
+            *tag = new;
+            dict.values_mut().for_each(|value| retag(value, new));
+        }
+        Value::Array(tag, items) => {
+            *tag = new;
+            items.iter_mut().for_each(|value| retag(value, new));
+        }
     }
 }
 

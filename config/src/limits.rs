@@ -1,7 +1,7 @@
 //! Every bound of this crate, in one place; what they bound is known elsewhere.
 
-/// Largest configuration file that is read, in bytes.
-pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Largest configuration file that is read, in bytes: a hundred thousand services, each with all that it may have.
+pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Largest `hosts_file` that is read, in bytes.
 pub const HOSTS_FILE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Largest password file that is read, in bytes.

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use figment::value::Dict;
+
 use crate::check::Check;
 use crate::entry_files;
 use crate::layers::{self, Layers};
@@ -33,11 +35,12 @@ pub fn load(source: &Source) -> Result<Loaded, Report> {
     let document = file.as_deref().map(document).transpose().map_err(only)?;
     let mut errors = Vec::new();
     let mut warnings = Vec::new();
-    let mut layers = Layers::merge(document, &source.environment, &source.overrides, &mut errors);
+    let (mut layers, mut value) =
+        Layers::merge(document, &source.environment, &source.overrides, &mut errors);
     let folder = file.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
-    let entries = entry_files::load(&layers, &folder, &mut errors, &mut warnings);
-    layers.import(entries.services);
-    let value = structure::check(&layers, &mut errors);
+    let entries = entry_files::load(&layers, &value, &folder, &mut errors, &mut warnings);
+    layers.import(&mut value, entries.services);
+    structure::check(&layers, &mut value, &mut errors);
     let check = Check {
         now: source.now,
         hash_seed: source.hash_seed,
@@ -77,7 +80,7 @@ fn find(source: &Source) -> Result<Option<PathBuf>, Problem> {
     Ok((!missing).then(|| path.clone()))
 }
 
-fn document(path: &Path) -> Result<Document, Problem> {
+fn document(path: &Path) -> Result<(Document, Dict), Problem> {
     let name: Arc<str> = path.to_string_lossy().into();
     let text = read::text(path, FILE_BYTES_MAX).map_err(|unreadable| {
         let Unreadable { message, suggestion, place: (line, column), .. } = unreadable;

@@ -65,5 +65,8 @@ pub(crate) fn text(path: &Path, bytes_max: u64) -> Result<String, Unreadable> {
         let remedy = Some("save the file as UTF-8");
         Unreadable { place, ..Unreadable::new(format!("{} is not UTF-8", path.display()), remedy) }
     })?;
-    Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(bare) => bare.to_owned(),
+        None => text,
+    })
 }

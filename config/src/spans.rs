@@ -1,9 +1,9 @@
 //! A TOML file with the place of every key and value. Knows TOML and key paths, not what any key means.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use figment::value::{Dict, Num, Tag, Value};
+use figment::value::{Dict, Empty, Num, Tag, Value};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A parsed file that can still say where everything stands.
@@ -13,7 +13,6 @@ pub(crate) struct Document {
     text: String,
     line_starts: Vec<usize>,
     spots: Spot,
-    dict: Dict,
 }
 
 /// A place in a file; 0, 0 where the place is not in a file.
@@ -48,16 +47,27 @@ struct Spot {
 enum Inner {
     #[default]
     Leaf,
-    Array(Vec<Spot>),
-    /// Per key: where the key starts, and its value.
-    Table(BTreeMap<String, (usize, Spot)>),
+    Array(Box<[Spot]>),
+    /// By name.
+    Table(Box<[KeySpot]>),
+}
+
+/// Where one key of a table starts, and its value.
+struct KeySpot {
+    name: Box<str>,
+    start: usize,
+    value: Spot,
 }
 
 impl Document {
-    pub(crate) fn parse(name: Arc<str>, text: String) -> Result<Self, SyntaxError> {
+    /// Parses a file into the places of its values and the values themselves, for the layers.
+    pub(crate) fn parse(name: Arc<str>, text: String) -> Result<(Self, Dict), SyntaxError> {
         let line_starts = line_starts(&text);
         let (spots, dict) = match DeTable::parse(&text) {
-            Ok(table) => (Spot { start: 0, inner: table_spots(table.get_ref()) }, dict(table.get_ref())),
+            Ok(whole) => {
+                let (inner, dict) = table(whole.into_inner());
+                (Spot { start: 0, inner }, dict)
+            }
             Err(error) => {
                 let offset = error.span().map_or(text.len(), |span| span.start);
                 return Err(SyntaxError {
@@ -66,12 +76,12 @@ impl Document {
                 });
             }
         };
-        Ok(Self { name, text, line_starts, spots, dict })
+        Ok((Self { name, text, line_starts, spots }, dict))
     }
 
-    /// The file's values for the layers.
-    pub(crate) fn dict(&self) -> &Dict {
-        &self.dict
+    /// Whether this key stands at the top of the file.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.spots.inner.key(name).is_some()
     }
 
     /// The place of `path` (`service[0].hosts[1]`), or of the nearest enclosing thing that is in the file.
@@ -80,9 +90,9 @@ impl Document {
         let mut start = 0;
         for step in steps(path) {
             let next = match (&spot.inner, step) {
-                (Inner::Table(keys), Step::Name(name)) => keys.get(name).map(|(key, value)| {
-                    start = if part == Part::Key { *key } else { value.start };
-                    value
+                (inner @ Inner::Table(_), Step::Name(name)) => inner.key(name).map(|key| {
+                    start = if part == Part::Key { key.start } else { key.value.start };
+                    &key.value
                 }),
                 (Inner::Array(items), Step::Index(index)) => {
                     items.get(index).inspect(|item| start = item.start)
@@ -93,6 +103,14 @@ impl Document {
             spot = next;
         }
         place(&self.text, &self.line_starts, start)
+    }
+}
+
+impl Inner {
+    /// What stands under this name, if this is a table.
+    fn key(&self, name: &str) -> Option<&KeySpot> {
+        let Self::Table(keys) = self else { return None };
+        keys.binary_search_by(|key| (*key.name).cmp(name)).ok().map(|at| &keys[at])
     }
 }
 
@@ -134,55 +152,56 @@ pub(crate) fn join(path: &str, name: &str) -> String {
     format!("{path}{dot}{quote}{name}{quote}")
 }
 
-fn table_spots(table: &DeTable<'_>) -> Inner {
-    Inner::Table(
-        table
-            .iter()
-            .map(|(key, value)| {
-                (key.get_ref().to_string(), (key.span().start, spot(value.span().start, value.get_ref())))
-            })
-            .collect(),
-    )
+/// Takes a table apart: where everything stands, and what it is. One pass, so that a large file is never there thrice.
+fn table(table: DeTable<'_>) -> (Inner, Dict) {
+    let mut spots = Vec::with_capacity(table.len());
+    let mut dict = Dict::new();
+    for (key, value) in table {
+        let start = key.span().start;
+        let (value_spot, value) = value_with_spot(value);
+        spots.push(KeySpot { name: key.get_ref().as_ref().into(), start, value: value_spot });
+        dict.insert(key.into_inner().into_owned(), value);
+    }
+    spots.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    (Inner::Table(spots.into_boxed_slice()), dict)
 }
 
-fn spot(start: usize, value: &DeValue<'_>) -> Spot {
-    let inner = match value {
+fn value_with_spot(value: Spanned<DeValue<'_>>) -> (Spot, Value) {
+    let start = value.span().start;
+    let (inner, value) = match value.into_inner() {
         DeValue::Array(items) => {
-            Inner::Array(items.iter().map(|item| spot(item.span().start, item.get_ref())).collect())
+            let (spots, values): (Vec<Spot>, Vec<Value>) = items.into_iter().map(value_with_spot).unzip();
+            (Inner::Array(spots.into_boxed_slice()), Value::Array(Tag::Default, values))
         }
-        DeValue::Table(table) => table_spots(table),
-        _ => Inner::Leaf,
+        DeValue::Table(inner) => {
+            let (spots, dict) = table(inner);
+            (spots, Value::Dict(Tag::Default, dict))
+        }
+        plain => (Inner::Leaf, plain_value(plain)),
     };
-    Spot { start, inner }
+    (Spot { start, inner }, value)
 }
 
-fn dict(table: &DeTable<'_>) -> Dict {
-    table.iter().map(|(key, value)| (key.get_ref().to_string(), to_value(value.get_ref()))).collect()
-}
-
-/// A TOML value as a layer's value. A date becomes its text; a number beyond 128 bits becomes infinite (and is refused
-/// by every range).
-fn to_value(value: &DeValue<'_>) -> Value {
+/// A TOML value without others in it as a layer's value. A date becomes its text; a number beyond 128 bits becomes
+/// infinite (and is refused by every range).
+fn plain_value(value: DeValue<'_>) -> Value {
     let tag = Tag::Default;
     match value {
-        DeValue::String(text) => Value::String(tag, text.to_string()),
+        DeValue::String(text) => Value::String(tag, text.into_owned()),
         DeValue::Integer(number) => {
             let number = i128::from_str_radix(number.as_str(), number.radix());
             Value::Num(tag, number.map_or(Num::F64(f64::INFINITY), Num::I128))
         }
         DeValue::Float(number) => Value::Num(tag, Num::F64(number.as_str().parse().unwrap_or(f64::NAN))),
-        DeValue::Boolean(flag) => Value::Bool(tag, *flag),
+        DeValue::Boolean(flag) => Value::Bool(tag, flag),
         DeValue::Datetime(time) => Value::String(tag, time.to_string()),
-        DeValue::Array(items) => {
-            Value::Array(tag, items.iter().map(|item| to_value(item.get_ref())).collect())
-        }
-        DeValue::Table(table) => Value::Dict(tag, dict(table)),
+        DeValue::Array(_) | DeValue::Table(_) => Value::Empty(tag, Empty::Unit),
     }
 }
 
 /// A single TOML value (not a document): for defaults, environment and flags.
 pub(crate) fn parse_value(text: &str) -> Option<Value> {
-    DeValue::parse(text).ok().map(|value| to_value(value.get_ref()))
+    DeValue::parse(text).ok().map(|value| value_with_spot(value).1)
 }
 
 fn line_starts(text: &str) -> Vec<usize> {
@@ -213,7 +232,7 @@ mod tests {
     const TEXT: &str = "mode = \"x\"\n\n[[service]]\nname = \"é\"; \n";
 
     fn document(text: &str) -> Document {
-        Document::parse("t.toml".into(), text.to_owned()).unwrap()
+        Document::parse("t.toml".into(), text.to_owned()).unwrap().0
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The first check: every key is known, available, of its type and in its range, and every required key is there.
 //! Reads only the schema; what the values mean together is for `check`.
 
-use figment::value::{Num, Value};
+use std::collections::HashMap;
+
+use figment::value::{Dict, Num, Value};
 
 use crate::layers::{self, Layers};
 use crate::limits::QUOTE_CHARS_MAX;
@@ -10,15 +12,13 @@ use crate::schema::{self, Key, Kind, Presence, Section};
 use crate::spans::{Part, join};
 use crate::{suggest, unavailable};
 
-/// Checks the merged values and returns them with the defaults of repeated tables filled in.
-pub(crate) fn check(layers: &Layers, problems: &mut Vec<Problem>) -> Value {
-    let mut value = layers.value.clone();
-    let mut walk = Walk { layers, problems };
-    walk.section(&mut value, &schema::ROOT, &Path::root());
-    if layers.document.as_ref().is_some_and(|document| !document.dict().contains_key("mode")) {
+/// Checks the merged values and fills in the defaults of repeated tables.
+pub(crate) fn check(layers: &Layers, value: &mut Value, problems: &mut Vec<Problem>) {
+    let mut walk = Walk { layers, problems, defaults: HashMap::new() };
+    walk.section(value, &schema::ROOT, &Path::root());
+    if layers.document.as_ref().is_some_and(|document| !document.has("mode")) {
         walk.missing(&Path::root(), "mode", MODE_REMEDY);
     }
-    value
 }
 
 const MODE_REMEDY: &str = "write mode = \"registry_only\" or mode = \"allow_any\" above the first [table]";
@@ -26,6 +26,8 @@ const MODE_REMEDY: &str = "write mode = \"registry_only\" or mode = \"allow_any\
 struct Walk<'w> {
     layers: &'w Layers,
     problems: &'w mut Vec<Problem>,
+    /// Of the repeated tables met so far, by schema path.
+    defaults: HashMap<String, Dict>,
 }
 
 /// The path of a value with indices, and the same in the schema without.
@@ -167,7 +169,7 @@ impl Walk<'_> {
             (Kind::Tables(section), Value::Array(_, items)) => {
                 for (index, value) in items.iter_mut().enumerate() {
                     self.section(value, section, &path.index(index));
-                    fill(value, section, &path.schema);
+                    self.fill(value, section, &path.schema);
                 }
             }
             _ => {
@@ -177,18 +179,22 @@ impl Walk<'_> {
         }
     }
 
+    /// Gives a repeated table the defaults that the layers cannot know of.
+    fn fill(&mut self, value: &mut Value, section: &Section, path: &str) {
+        let Value::Dict(_, dict) = value else { return };
+        if !self.defaults.contains_key(path) {
+            self.defaults.insert(path.to_owned(), layers::section_defaults(section, path));
+        }
+        for (name, default) in self.defaults.get(path).into_iter().flatten() {
+            if !dict.contains_key(name) {
+                dict.insert(name.clone(), default.clone());
+            }
+        }
+    }
+
     fn wrong(&mut self, path: &Path, value: &Value, kind: &Kind, suggestion: Option<String>) {
         let text = format!("expected {}, found {}", kind.describe(), describe(value));
         self.say(path, Part::Value, value, text, suggestion);
-    }
-}
-
-/// Gives a repeated table the defaults that the layers cannot know of.
-fn fill(value: &mut Value, section: &Section, path: &str) {
-    if let Value::Dict(_, dict) = value {
-        for (name, default) in layers::section_defaults(section, path) {
-            dict.entry(name).or_insert(default);
-        }
     }
 }
 

@@ -98,6 +98,35 @@ fn a_flag_may_replace_the_doors() {
     assert!(load(&source).is_err());
 }
 
+/// Lists of tables take their own way past the merging library: each must come back whole, from the layer that wins.
+#[test]
+fn lists_of_tables_come_from_the_last_layer_that_has_them() {
+    let text = "mode = \"registry_only\"\n[[service]]\nname = \"a\"\nhosts = [\"a.example\"]\nports = [{ number = 1 }]\n\
+        [[service]]\nname = \"b\"\nhosts = [\"b.example\"]\n[[listener]]\nkind = \"tls\"\nbind = \"127.0.0.1:2\"\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sluice.toml");
+    std::fs::write(&path, text).unwrap();
+    let doors = flag("--door", "listener", "[{ kind = \"http_proxy\", bind = \"127.0.0.1:1\" }]");
+    let source = Source { overrides: vec![doors], ..Source::isolated(Some(path)) };
+    let plan = load(&source).unwrap().plan;
+    assert_eq!(plan.doors.iter().map(|door| door.bind.port()).collect::<Vec<_>>(), [1]);
+    let shown = plan.effective_json();
+    assert_eq!(shown["from"]["listener"], "flag");
+    assert_eq!((&shown["from"]["service"], &shown["from"]["mode"]), (&"file".into(), &"file".into()));
+    assert_eq!(shown["values"]["service"][0]["ports"][0]["number"], 1);
+    assert_eq!(shown["values"]["service"][1]["namespace"], "default");
+    // An empty list in the file is a list all the same, and a mistake inside a flag's list is the flag's.
+    let empty =
+        crate::common::load_text("mode = \"allow_any\"\nservice = []\n").unwrap().plan.effective_json();
+    assert_eq!(
+        (&empty["from"]["service"], &empty["values"]["service"]),
+        (&"file".into(), &serde_json::json!([]))
+    );
+    let wrong = flag("--door", "listener", "[{ kind = \"tls\", bind = \"127.0.0.1:1\", colour = 1 }]");
+    let errors = load(&Source { overrides: vec![wrong], ..source }).unwrap_err().errors;
+    assert_eq!((&*errors[0].file, errors[0].line), ("command line --door", 0), "{errors:#?}");
+}
+
 #[test]
 fn environment_values_have_the_type_of_their_key() {
     let plan = load_with_environment(

@@ -585,3 +585,24 @@ fn a_flood_of_errors_is_bounded() {
     let many: String = (0..10_000).map(|index| format!("k{index} = 1\n")).collect();
     assert!(errors(&format!("mode = \"allow_any\"\n{many}")).len() <= sluice_config::limits::PROBLEMS_MAX);
 }
+
+/// The places of mistakes far down in a file of many tables, and a load that does not take the square of their number.
+#[test]
+fn mistakes_among_many_tables_have_their_places() {
+    let table = |index: usize| format!("[[service]]\nname = \"s{index}\"\nhosts = [\"h{index}.example\"]\n");
+    let mut text = "mode = \"registry_only\"\n".to_owned();
+    text.extend((0..5000).map(table));
+    let line = u32::try_from(text.lines().count()).unwrap() + 1;
+    text.push_str(
+        "[[service]]\nname = \"s17\"\nhosts = [\"ok.example\", \"https://no.example/\"]\ncolour = \"red\"\n",
+    );
+    let errors = errors(&text);
+    let places: Vec<_> = errors.iter().map(|error| (error.line, error.column, error.key.as_str())).collect();
+    let expected = [
+        (line, 1, "service[5000]"),
+        (line + 2, 24, "service[5000].hosts[1]"),
+        (line + 3, 1, "service[5000].colour"),
+    ];
+    assert_eq!(places, expected, "{errors:#?}");
+    assert!(errors[0].message.contains("already there as `service[17]`"), "{}", errors[0]);
+}
