@@ -152,7 +152,7 @@ mod tests {
         let registry = Registry::new(sluice_telemetry::Settings::default());
         let counts = Counts::new(&registry, 2, "epoll", "configured");
         counts.reload(false);
-        let (heavy, _) = Heavy::start().expect("a thread");
+        let (heavy, _) = Heavy::start(&[]).expect("a thread");
         let (worker, _commands) = mpsc::channel(4);
         worker.try_send(Command::Stop).expect("room");
         let render = renderer(registry, Arc::default(), heavy, vec![worker]);

@@ -1,8 +1,8 @@
 //! Everything slow: reload, DNS, admin, log writing. It publishes immutable snapshots to the workers and never touches a
 //! flow; it must not know an engine or a session.
 //!
-//! Threads: `control` waits (DNS, admin, timers, signals), `records` formats and hands lines to a [`LogWriter`], `heavy` is
-//! niced and does what takes time (compiling and freeing snapshots, encoding metrics).
+//! Threads: `control` waits (DNS, admin, timers, signals), `records` formats and hands lines to a [`LogWriter`], `heavy` and
+//! `pages` are niced and do what takes time: the one loads, compiles and frees, the other encodes metrics and admin pages.
 
 pub mod admin;
 pub mod backlog;

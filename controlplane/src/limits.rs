@@ -53,9 +53,9 @@ pub const RECORDS_BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of lines that wait for a slow log writer; more lines are dropped and counted.
 pub const LOG_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Jobs waiting for the heavy thread.
+/// Jobs waiting for one of the heavy threads.
 pub const HEAVY_JOBS_MAX: usize = 64;
-/// The heavy thread's nice value.
+/// The heavy threads' nice value.
 pub const HEAVY_NICE: i32 = 10;
 
 /// How long workers have to report that they run, and at the end that they stopped, in milliseconds.

@@ -94,6 +94,8 @@ pub struct Setup {
     pub engine: (&'static str, String),
     /// Where the system names its DNS servers.
     pub resolv_conf: PathBuf,
+    /// Cores for what takes long, away from the workers'; none: wherever the system puts it.
+    pub slow_cores: Vec<usize>,
     /// Whether the process's signals are orders; tests give orders by [`Running::order`] instead.
     pub signals: bool,
 }
@@ -190,6 +192,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
         budget,
         engine,
         resolv_conf,
+        slow_cores,
         signals,
     } = setup;
     let surroundings =
@@ -199,7 +202,7 @@ pub fn start(setup: Setup) -> Result<Running, StartError> {
     let mut ends = Ends::of(ports);
     let records = Records::start(std::mem::take(&mut ends.records), plan.access_log.format, writer)
         .map_err(StartError::System)?;
-    let (heavy, _) = Heavy::start().map_err(StartError::System)?;
+    let (heavy, _) = Heavy::start(&slow_cores).map_err(StartError::System)?;
     let counts = Counts::new(&registry, ends.commands.len(), engine.0, &engine.1);
     counts.published(&snapshot);
     for problem in publish::missing_sources(&plan) {

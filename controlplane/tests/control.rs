@@ -90,6 +90,7 @@ impl Rig {
             budget,
             engine: ("epoll", "configured".to_owned()),
             resolv_conf: PathBuf::from("/nonexistent"),
+            slow_cores: Vec::new(),
             signals: false,
         })
         .unwrap();

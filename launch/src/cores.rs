@@ -62,6 +62,14 @@ pub(crate) fn for_workers(
     ))
 }
 
+/// The cores on which no worker is kept; none where a worker may run on any.
+pub(crate) fn without_workers(places: &[Option<usize>], allowed: &[usize]) -> Vec<usize> {
+    if places.contains(&None) {
+        return Vec::new();
+    }
+    allowed.iter().copied().filter(|core| !places.contains(&Some(*core))).collect()
+}
+
 /// Keeps the calling thread on one core.
 ///
 /// # Errors
@@ -154,6 +162,13 @@ mod tests {
         assert_eq!(workers(None, &[0, 1, 2, 3], Some(2.5)), [3]);
         assert_eq!(workers(None, &[0, 1, 2, 3], Some(0.5)), [3]);
         assert_eq!(workers(None, &[0, 1], Some(64.0)), [1]);
+    }
+
+    #[test]
+    fn what_takes_long_stays_off_the_workers_cores_where_there_are_others() {
+        assert_eq!(without_workers(&[Some(1), Some(3)], &[0, 1, 2, 3]), [0, 2]);
+        assert_eq!(without_workers(&[Some(0)], &[0]), Vec::<usize>::new());
+        assert_eq!(without_workers(&[None], &[0, 1]), Vec::<usize>::new());
     }
 
     #[test]

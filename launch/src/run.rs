@@ -79,6 +79,7 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         budget,
         engine: (chosen.kind.as_str(), chosen.reason.to_owned()),
         resolv_conf: PathBuf::from(dns::RESOLV_CONF),
+        slow_cores: cores::without_workers(&cores, &allowed),
         signals: true,
     };
     let running = sluice_controlplane::start(setup).map_err(|error| match error {

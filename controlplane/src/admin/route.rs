@@ -79,13 +79,13 @@ async fn metrics(status: &Status) -> Answer {
     written(status, METRICS, write).await
 }
 
-/// An answer whose body is written on the heavy thread.
+/// An answer whose body is written off this thread.
 async fn written(
     status: &Status,
     kind: &'static str,
     write: impl FnOnce() -> String + Send + 'static,
 ) -> Answer {
-    match status.heavy.run(write).await {
+    match status.heavy.write(write).await {
         Ok(body) => with(StatusCode::OK, kind, body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

@@ -34,7 +34,7 @@ impl Rig {
         let surroundings = Surroundings { listeners: Vec::new(), local_addresses: Vec::new(), budget };
         let snapshot = snapshot(&plan, 1, &surroundings).expect("publishes");
         let (worker, control) = sluice_bridge::pair(0, &Bounds::default());
-        let (heavy, _) = Heavy::start().expect("a thread");
+        let (heavy, _) = Heavy::start(&[]).expect("a thread");
         let metrics = Arc::new(|out: &mut String| out.push_str("egress_test 1\n"));
         let current = Current { plan: Arc::new(plan), snapshot: Arc::new(snapshot) };
         let status = Arc::new(Status::new(current, vec![control.commands], heavy, metrics, budget.spares));
@@ -97,6 +97,27 @@ fn every_path_answers() {
     let config: Value = serde_json::from_str(&rig.get("/config").1).expect("JSON");
     assert_eq!(config["values"]["mode"], "allow_any");
     assert_eq!(rig.get("/nothing").0, 404);
+}
+
+#[test]
+fn pages_do_not_wait_for_a_reload() {
+    let rig = Rig::start();
+    let heavy = rig.status.heavy.clone();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (start, started) = std::sync::mpsc::channel::<()>();
+    let compiling = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(heavy.run(move || {
+            start.send(()).ok();
+            released.recv_timeout(Duration::from_secs(60)).is_ok()
+        }))
+    });
+    started.recv().expect("the job starts");
+    for path in ["/metrics", "/config", "/healthz", "/policy/explain?to=https://example.org"] {
+        assert_eq!(rig.get(path).0, 200, "{path}");
+    }
+    release.send(()).expect("the job still runs");
+    assert_eq!(compiling.join().expect("no panic"), Ok(true));
 }
 
 #[test]
