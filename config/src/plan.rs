@@ -331,6 +331,11 @@ impl Plan {
     pub fn effective_json(&self) -> serde_json::Value {
         self.effective.to_json()
     }
+
+    /// The same as text, indented.
+    pub fn effective_text(&self) -> String {
+        self.effective.to_text()
+    }
 }
 
 /// The configuration's words for an enum: `as_str`, `Display` and `FromStr` from one table.

@@ -9,7 +9,7 @@ mod settings;
 mod workloads;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub(crate) struct Check<'c> {
     pub(crate) warnings: RefCell<Vec<Problem>>,
     /// Relative paths of `hosts_file` and `password_file` start here.
     pub(crate) folder: PathBuf,
+    /// Texts that many services have in common, kept once.
+    pub(crate) texts: RefCell<HashSet<Arc<str>>>,
     /// Every file that the configuration names and that was read for it.
     pub(crate) files: RefCell<BTreeSet<PathBuf>>,
     /// Where more files may appear.
@@ -50,6 +52,7 @@ impl<'c> Check<'c> {
             warnings: RefCell::new(warnings),
             folder: PathBuf::new(),
             files: RefCell::default(),
+            texts: RefCell::default(),
             file_patterns: Vec::new(),
         }
     }
@@ -136,6 +139,18 @@ impl Check<'_> {
         let problem =
             self.layers.problem(&node.path, Part::Value, Some(node.value), message, suggestion.into());
         push(&self.warnings, WARNINGS_MAX, problem);
+    }
+
+    /// A text under a key; equal ones are one.
+    pub(crate) fn common_text(&self, node: &Node<'_>, key: &str) -> Option<Arc<str>> {
+        let (text, _) = node.text(key)?;
+        let mut texts = self.texts.borrow_mut();
+        if let Some(known) = texts.get(text) {
+            return Some(Arc::clone(known));
+        }
+        let new: Arc<str> = text.into();
+        texts.insert(Arc::clone(&new));
+        Some(new)
     }
 
     /// A path as written, taken from the configuration file's folder if it is relative.

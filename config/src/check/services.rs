@@ -99,11 +99,11 @@ impl Check<'_> {
             deny: node.items("deny").iter().map(|item| self.selector(item)).collect(),
             require_proof: self.require_proof(node),
             source_address: self.source_address(node),
-            region: node.shared_text("region"),
-            owner: node.shared_text("owner"),
-            ticket: node.shared_text("ticket"),
+            region: self.common_text(node, "region"),
+            owner: self.common_text(node, "owner"),
+            ticket: self.common_text(node, "ticket"),
             expires: self.expires(node),
-            ..ServiceInput::new(node.shared_text("namespace")?, node.shared_text("name")?, origin)
+            ..ServiceInput::new(self.common_text(node, "namespace")?, node.shared_text("name")?, origin)
         };
         Some(service)
     }
@@ -173,7 +173,7 @@ impl Check<'_> {
                 443 => Protocol::Tls,
                 _ => Protocol::Tcp,
             });
-            let name = item.shared_text("name");
+            let name = self.common_text(&item, "name");
             if ports.iter().any(|port| port.number == number) {
                 self.error(&item, format!("port {number} is named twice"), "one entry per port".to_owned());
             }

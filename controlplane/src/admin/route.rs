@@ -52,7 +52,7 @@ pub(super) async fn respond<B>(request: &Request<B>, scope: Scope, status: &Arc<
         ("/", Scope::Admin) => text(StatusCode::OK, INDEX),
         ("/config", Scope::Admin) => {
             let plan = status.current().plan;
-            written(status, JSON, move || pretty(&plan.effective_json())).await
+            written(status, JSON, move || plan.effective_text() + "\n").await
         }
         ("/connections", Scope::Admin) => {
             let listed = connections::list(status).await;
