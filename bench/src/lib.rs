@@ -37,4 +37,15 @@ impl Arguments {
         let value = self.0.get(name).with_context(|| format!("--{name} is missing"))?;
         value.parse().with_context(|| format!("--{name} {value}"))
     }
+
+    /// The same, or `default` where it is missing.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn get_or<T>(&self, name: &str, default: T) -> Result<T>
+    where
+        T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        if self.0.contains_key(name) { self.get(name) } else { Ok(default) }
+    }
 }

@@ -2,14 +2,15 @@
 //! one line of JSON. Any answer but a whole 200 ends it with an error, so that a failing proxy is never measured.
 //!
 //! `load --to 127.0.0.1:7000 --target / --host origin.test --connections 64 --requests 60000`. A `target` in
-//! absolute form speaks to a forward proxy.
+//! absolute form speaks to a forward proxy. With `--rate 2000` so many requests are due each second, and what waits for
+//! a free connection counts as waiting; without it every connection asks again as soon as it has its answer.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use sluice_bench::Arguments;
@@ -24,6 +25,10 @@ struct Load {
     to: SocketAddr,
     request: Vec<u8>,
     left: Cell<usize>,
+    requests: usize,
+    /// Between two requests, whichever connection makes them; zero: none is waited for.
+    interval: Duration,
+    start: Instant,
     body_bytes: Cell<u64>,
     latencies_us: RefCell<Vec<u32>>,
 }
@@ -32,16 +37,20 @@ fn main() -> Result<()> {
     let arguments = Arguments::from_environment()?;
     let (target, host): (String, String) = (arguments.get("target")?, arguments.get("host")?);
     let (connections, requests): (usize, usize) = (arguments.get("connections")?, arguments.get("requests")?);
+    let rate: f64 = arguments.get_or("rate", 0.0)?;
+    let start = Instant::now();
     let load = Rc::new(Load {
         to: arguments.get("to")?,
         request: format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n")
             .into_bytes(),
         left: Cell::new(requests),
+        requests,
+        interval: if rate > 0.0 { Duration::from_secs_f64(1.0 / rate) } else { Duration::ZERO },
+        start,
         body_bytes: Cell::new(0),
         latencies_us: RefCell::new(Vec::with_capacity(requests)),
     });
     let engine = EpollEngine::new(Config::default())?;
-    let start = Instant::now();
     engine.block_on(run(&engine, &load, connections))?;
     let elapsed_s = start.elapsed().as_secs_f64();
     let mut latencies_us = load.latencies_us.take();
@@ -56,6 +65,8 @@ fn main() -> Result<()> {
             "elapsed_s": elapsed_s,
             "p50_us": quantile(500),
             "p99_us": quantile(990),
+            "p999_us": quantile(999),
+            "max_us": quantile(1000),
         })
     );
     Ok(())
@@ -95,7 +106,7 @@ async fn converse(engine: &EpollEngine, load: &Load) -> Result<()> {
     let mut head = Vec::new();
     while let Some(left) = load.left.get().checked_sub(1) {
         load.left.set(left);
-        let start = Instant::now();
+        let start = due(engine, load, load.requests - left - 1).await;
         stream.send(Buffer::from(load.request.clone())).await.context("send")?;
         let body_bytes = receive_response(&stream, &mut head).await?;
         let elapsed_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
@@ -103,6 +114,22 @@ async fn converse(engine: &EpollEngine, load: &Load) -> Result<()> {
         load.body_bytes.set(load.body_bytes.get() + body_bytes);
     }
     Ok(())
+}
+
+/// Waits until a request is due, and gives the time from which its latency counts: now, or when it was due if all
+/// connections were busy then.
+async fn due(engine: &EpollEngine, load: &Load, index: usize) -> Instant {
+    if load.interval.is_zero() {
+        return Instant::now();
+    }
+    let due = load.start + load.interval.mul_f64(index as f64);
+    match due.checked_duration_since(Instant::now()) {
+        Some(early) => {
+            engine.sleep_until(engine.now() + early).await;
+            Instant::now()
+        }
+        None => due,
+    }
 }
 
 /// One whole response; the length of its body.
