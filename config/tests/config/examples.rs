@@ -88,8 +88,13 @@ fn registry_only_means_what_it_says() {
 fn databases_have_doors_of_their_own() {
     let plan = example("databases.toml").plan;
     let doors: Vec<_> = plan.doors.iter().map(|door| (&*door.name, door.destination_port)).collect();
-    let expected =
-        [("orders-db", Some(5432)), ("catalogue-db", Some(3306)), ("proxy", None), ("socks", None)];
+    let expected = [
+        ("orders-db", Some(5432)),
+        ("catalogue-db", Some(3306)),
+        ("proxy", None),
+        ("socks", None),
+        ("captured", None),
+    ];
     assert_eq!(doors, expected);
     assert_eq!(plan.policy_input.services[1].endpoints[1].ports[0].1, 3307);
     // None of their ports is ever waited on.

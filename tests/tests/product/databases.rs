@@ -21,6 +21,15 @@ const DATABASE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 const NAME: &str = "db.test";
 /// A second port of the database that no list and no registry knows.
 const UNKNOWN_PORT: u16 = 9399;
+/// What comes from the clients for the database, at whatever port, goes to the transparent door.
+const CAPTURE: &str = r#"
+table inet capture {
+  chain redirected {
+    type nat hook prerouting priority dstnat;
+    iifname "app" ip daddr 198.51.100.10 meta l4proto tcp redirect to :15001
+  }
+}
+"#;
 /// A sniff that is waited for shows.
 const SNIFF: Duration = Duration::from_millis(700);
 /// What the first bytes of a server may take. A sniff that is waited for takes 3 s.
@@ -40,20 +49,30 @@ enum Way {
     Socks,
     /// SOCKS5 with its address.
     SocksAddress,
+    /// To its address, and captured on the way.
+    Captured,
 }
 
 impl Way {
-    const ALL: [Self; 5] = [Self::Tcp, Self::Connect, Self::ConnectAddress, Self::Socks, Self::SocksAddress];
+    const ALL: [Self; 6] =
+        [Self::Tcp, Self::Connect, Self::ConnectAddress, Self::Socks, Self::SocksAddress, Self::Captured];
     /// Those that give an address and no name.
-    const BY_ADDRESS: [Self; 2] = [Self::ConnectAddress, Self::SocksAddress];
+    const BY_ADDRESS: [Self; 3] = [Self::ConnectAddress, Self::SocksAddress, Self::Captured];
 
+    /// Where the gateway listens for those who come so.
     fn door(self) -> SocketAddr {
         let port = match self {
             Self::Tcp => 7000,
             Self::Connect | Self::ConnectAddress => 3128,
             Self::Socks | Self::SocksAddress => 1080,
+            Self::Captured => 15001,
         };
         (GATEWAY, port).into()
+    }
+
+    /// Where a client connects.
+    fn address(self, port: u16) -> SocketAddr {
+        if self == Self::Captured { (DATABASE, port).into() } else { self.door() }
     }
 
     /// What the client asks the door for.
@@ -78,15 +97,20 @@ struct World {
     meters: Option<[Meter; 2]>,
     database: Database,
     dns: Dns,
+    /// Where the clients are.
+    app: Netns,
+    /// Where the gateway is, and the server behind it.
     router: Netns,
     port: u16,
 }
 
 impl World {
     fn new(port: u16, start: fn(&Netns, &str, u16) -> Database) -> Self {
-        let router = Netns::new();
-        router.address(GATEWAY);
+        let (app, router) = (Netns::new(), Netns::new());
+        router.cable(("app", &["10.99.0.1/24"]), &app, ("out", &["10.99.0.2/24"]));
+        app.default_route(GATEWAY.into());
         router.address(DATABASE);
+        router.run("nft", &[CAPTURE]);
         let database = start(&router, NAME, port);
         let server = database.address();
         let meters = router.enter(|| {
@@ -94,12 +118,7 @@ impl World {
         });
         let dns = router.enter(Dns::start);
         dns.set(NAME, DATABASE.into(), 60);
-        Self { gateway: None, meters: Some(meters), database, dns, router, port }
-    }
-
-    /// Where the clients are.
-    fn app(&self) -> &Netns {
-        &self.router
+        Self { gateway: None, meters: Some(meters), database, dns, app, router, port }
     }
 
     /// Ends the gateway and starts one with this configuration. Each has the doors that need no service.
@@ -111,6 +130,7 @@ impl World {
         let mut config = format!("mode = \"{mode}\"\n{}", self.dns.toml(""));
         config += &door(Way::Connect, "http_proxy", "");
         config += &door(Way::Socks, "socks5", "");
+        config += &door(Way::Captured, "transparent", "capture = \"redirect\"");
         if more.contains("[[service]]") {
             config += &door(Way::Tcp, "tcp", "service = \"default/db\"");
         }
@@ -154,10 +174,10 @@ impl World {
 
     /// Connects in this way as far as the door lets it: `Err` with how it was refused.
     fn open(&self, way: Way, port: u16) -> Result<Http, String> {
-        self.app().enter(|| {
-            let mut client = Http::connect(way.door());
+        self.app.enter(|| {
+            let mut client = Http::connect(way.address(port));
             match way {
-                Way::Tcp => {}
+                Way::Tcp | Way::Captured => {}
                 Way::Connect | Way::ConnectAddress => {
                     let answer = client.connect_to(&format!("{}:{port}", way.destination()));
                     if answer.status != 200 {
@@ -249,15 +269,17 @@ impl World {
         let (door, host, port) = (way.door(), way.destination(), self.port);
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 7100));
         let mut command = match way {
-            Way::Tcp => return Target { address: door, _forwarder: None },
+            Way::Tcp | Way::Captured => {
+                return Target { address: way.address(port), _forwarder: None };
+            }
             Way::Connect | Way::ConnectAddress => {
-                let mut socat = self.app().command("socat");
+                let mut socat = self.app.command("socat");
                 socat.arg(format!("TCP-LISTEN:{},bind={},fork,reuseaddr", local.port(), local.ip()));
                 socat.arg(format!("PROXY:{}:{host}:{port},proxyport={}", door.ip(), door.port()));
                 socat
             }
             Way::Socks | Way::SocksAddress => {
-                let mut ncat = self.app().command("ncat");
+                let mut ncat = self.app.command("ncat");
                 ncat.args(["--listen", "--keep-open"]).arg(local.ip().to_string());
                 ncat.arg(local.port().to_string()).arg("--sh-exec");
                 ncat.arg(format!(
@@ -269,14 +291,14 @@ impl World {
         let forwarder = Process::spawn(&mut command);
         // A connection that only looks would be one more tunnel.
         let filter = format!("sport = :{}", local.port());
-        let listens = || !self.app().run("ss", &["-Hltn", &filter]).is_empty();
+        let listens = || !self.app.run("ss", &["-Hltn", &filter]).is_empty();
         until("a forwarder that listens", || listens().then_some(()));
         Target { address: local, _forwarder: Some(forwarder) }
     }
 
     /// A client program with more arguments, in the clients' namespace and bounded in time.
     fn client(&self, program: &str, arguments: &[&str], input: &[u8]) -> Done {
-        let mut command = self.app().command("timeout");
+        let mut command = self.app.command("timeout");
         tool(command.args(["120", program]).args(arguments), input)
     }
 
@@ -452,13 +474,13 @@ fn redis_is_queried_and_counted_through_every_door() {
 fn mail(world: &World, way: Way, starttls: bool, message: &str) {
     let url = format!("smtp://{NAME}:{}/client.test", world.port);
     let to = match way {
-        Way::Tcp => way.door().to_string(),
+        Way::Tcp | Way::Captured => way.address(world.port).to_string(),
         _ => format!("{}:{}", way.destination(), world.port),
     };
     let connect_to = format!("{NAME}:{}:{to}", world.port);
     let ca = world.database.file("cert.pem").display().to_string();
     let proxy = match way {
-        Way::Tcp => None,
+        Way::Tcp | Way::Captured => None,
         Way::Connect | Way::ConnectAddress => Some(format!("http://{}", way.door())),
         Way::Socks | Way::SocksAddress => Some(format!("socks5h://{}", way.door())),
     };
