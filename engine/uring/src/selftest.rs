@@ -10,8 +10,9 @@ use sluice_engine::{Buffer, Deadline, Engine, Listener, Stream};
 
 use crate::{Config, UringEngine};
 
-/// Everything takes microseconds; a kernel that needs longer is broken.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Everything takes microseconds; a kernel that needs longer is broken. A machine that boots under load may leave this
+/// thread waiting for seconds, and is not.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
