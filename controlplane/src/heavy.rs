@@ -145,7 +145,13 @@ mod tests {
         let (heavy, _) = Heavy::start(&[]).expect("threads");
         let (release, released) = std::sync::mpsc::channel::<()>();
         let jobs = heavy.clone();
-        let long = tokio::spawn(async move { jobs.run(move || released.recv()).await });
+        let (start, started) = oneshot::channel();
+        let job = move || {
+            start.send(()).ok();
+            released.recv()
+        };
+        let long = tokio::spawn(async move { jobs.run(job).await });
+        started.await.expect("the job starts");
         let page = tokio::time::timeout(std::time::Duration::from_secs(10), heavy.write(|| "page".into()));
         assert_eq!(page.await.expect("in time"), Ok("page".to_owned()));
         release.send(()).expect("the job still waits");
