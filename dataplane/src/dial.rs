@@ -2,6 +2,7 @@
 //!
 //! The address that the guard approved is the very address that is given to connect: nothing resolves in between.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -72,17 +73,47 @@ pub(crate) struct Times {
 /// Connects to the first of `candidates` that answers, the families in turn: the next address is tried when the one
 /// before has failed or has not connected within [`Times::stagger`]. Every candidate has passed the guard. Attempts
 /// that lose are given up.
+///
+/// `count` is told how each attempt ended, those included that were given up: as many as there were connections begun.
 pub(crate) async fn dial<E: Engine>(
     engine: &E,
     candidates: &[SocketAddr],
     source: Option<SourceAddress>,
     times: Times,
+    count: &impl Fn(&'static str),
 ) -> Result<(E::Stream, SocketAddr), DialError> {
+    let given_up = Cell::new("abandoned");
     let deadline = Deadline::new(engine.clone());
     deadline.set(Some(engine.now() + times.timeout));
-    match deadline.run(race(engine, candidates, source, times.stagger)).await {
-        Ok(connected) => connected.map_err(|error| failure(error, source)),
-        Err(_) => Err(DialError::Timeout),
+    let given = &given_up;
+    let attempt = |address: SocketAddr| async move {
+        let mut ended = Ended { result: None, given_up: given, count };
+        let connected = engine.connect(address, source).await.map_err(|error| failure(error, source));
+        ended.result = Some(connected.as_ref().map_or_else(DialError::as_str, |_| "ok"));
+        connected.map(|stream| (stream, address))
+    };
+    let pause = || engine.sleep_until(engine.now() + times.stagger);
+    let mut racing = pin!(race(candidates, attempt, pause));
+    match deadline.run(racing.as_mut()).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            given_up.set("timeout");
+            Err(DialError::Timeout)
+        }
+    }
+}
+
+/// Counts an attempt when it is over, whichever way it ended.
+struct Ended<'a, C: Fn(&'static str)> {
+    result: Option<&'static str>,
+    /// What is said of an attempt that did not end by itself.
+    given_up: &'a Cell<&'static str>,
+    count: &'a C,
+}
+
+impl<C: Fn(&'static str)> Drop for Ended<'_, C> {
+    fn drop(&mut self) {
+        (self.count)(self.result.unwrap_or(self.given_up.get()));
     }
 }
 
@@ -97,28 +128,29 @@ fn failure(error: io::Error, source: Option<SourceAddress>) -> DialError {
     }
 }
 
-async fn race<E: Engine>(
-    engine: &E,
+async fn race<S, A, P>(
     candidates: &[SocketAddr],
-    source: Option<SourceAddress>,
-    stagger: Duration,
-) -> io::Result<(E::Stream, SocketAddr)> {
-    let attempt = |address: SocketAddr| async move {
-        engine.connect(address, source).await.map(|stream| (stream, address))
-    };
+    attempt: impl Fn(SocketAddr) -> A,
+    pause: impl Fn() -> P,
+) -> Result<(S, SocketAddr), DialError>
+where
+    A: Future<Output = Result<(S, SocketAddr), DialError>>,
+    P: Future,
+{
     if let [only] = candidates {
         return attempt(*only).await;
     }
     let mut waiting = families_in_turn(candidates).into_iter();
     let mut attempts = FuturesUnordered::new();
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address to connect to");
+    let none = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address to connect to");
+    let mut last = DialError::Connect(none);
     loop {
         match waiting.next() {
             Some(address) => attempts.push(attempt(address)),
             None if attempts.is_empty() => return Err(last),
             None => {}
         }
-        let pause = pin!(engine.sleep_until(engine.now() + stagger));
+        let pause = pin!(pause());
         let finished = match select(attempts.next(), pause).await {
             Either::Left((finished, _)) => finished,
             // With nobody left to start, what is under way has until the deadline.

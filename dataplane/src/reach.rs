@@ -111,10 +111,9 @@ pub(crate) async fn dial_guarded<E: Engine>(
     };
     let source = source(connection, route);
     worker.make_room();
-    let dialled = connection.unless_cut(dial::dial(&worker.engine, candidates, source, times)).await;
+    let count = |result| worker.metrics.count(Family::UpstreamConnects, &[result], 1);
+    let dialled = connection.unless_cut(dial::dial(&worker.engine, candidates, source, times, &count)).await;
     let dialled = dialled.ok_or(Obstacle::Cut)?;
-    let result = dialled.as_ref().map_or_else(DialError::as_str, |_| "ok");
-    worker.metrics.count(Family::UpstreamConnects, &[result], 1);
     let (stream, dialled) = dialled.map_err(Obstacle::Dial)?;
     // A policy that came meanwhile was asked about the name; nobody knew yet which address would answer.
     let current = still_allowed(connection, route)?;

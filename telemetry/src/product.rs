@@ -84,7 +84,8 @@ metrics! {
     ConfigReloads = "egress_config_reload_total", "Attempts to load a configuration.";
     DnsQueries = "egress_dns_queries_total", "Questions sent to upstream DNS servers, by outcome.";
     GuardRefusals = "egress_guard_refusals_total", "Addresses that the guard refused to dial.";
-    UpstreamConnects = "egress_upstream_connects_total", "Connections dialled, by result.";
+    UpstreamConnects = "egress_upstream_connects_total",
+        "Connections dialled, by result; several for one request where addresses were tried beside each other.";
     ActiveConnections = "egress_active_connections", "Live downstream connections.";
     EngineInfo = "egress_engine_info", "Which I/O engine runs and why; always 1.";
     QueueLength = "egress_queue_length", "Entries waiting in a queue.";

@@ -66,6 +66,11 @@ fn a_silent_address_of_one_family_costs_a_quarter_second() {
         assert!(took >= Duration::from_millis(200), "the first family has a head start: {took:?}");
         assert!(took < Duration::from_secs(4), "not the whole connect timeout: {took:?}");
     });
+    // Each attempt began a connection, so each is counted.
+    netns.enter(|| {
+        let attempts = |result: &str| gateway.metric("egress_upstream_connects_total", &[result]);
+        assert_eq!((attempts("result=\"ok\""), attempts("result=\"abandoned\"")), (1.0, 1.0));
+    });
 }
 
 #[test]
@@ -82,6 +87,7 @@ fn an_address_that_swallows_everything_is_given_up_in_time() {
         assert_eq!(Http::connect(proxy).get("http://a.test/").status, 503);
         assert!(start.elapsed() >= Duration::from_millis(350), "{:?}", start.elapsed());
         assert_eq!(Http::connect(proxy).connect_to("a.test:80").status, 503);
+        assert_eq!(gateway.metric("egress_upstream_connects_total", &["result=\"timeout\""]), 2.0);
     });
     let entry = gateway.first_entry();
     assert_eq!((&entry["response_flags"], &entry["response_code"]), (&"UF".into(), &503.into()));
