@@ -44,7 +44,16 @@ impl Dns {
     /// When there is no free port.
     #[must_use]
     pub fn start() -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        Self::at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// At an address.
+    ///
+    /// # Panics
+    /// When it is taken.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(address).expect("a free address");
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
         let address = socket.local_addr().expect("a bound socket");
         let (state, stop) = (Arc::<Mutex<State>>::default(), Arc::new(AtomicBool::new(false)));

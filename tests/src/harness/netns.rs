@@ -73,6 +73,33 @@ impl Netns {
         self.run("ip", &[family, "route", "add", "default", "via", &router.to_string()]);
     }
 
+    /// Programs that are run in it ask this server for names. It goes with the namespace.
+    ///
+    /// # Panics
+    /// When the file that says so cannot be written.
+    pub fn resolver(&self, server: IpAddr) {
+        let folder = self.resolver_folder();
+        std::fs::create_dir_all(&folder).expect("a folder below /etc/netns");
+        let text = format!("nameserver {server}\noptions timeout:2 attempts:3\n");
+        std::fs::write(format!("{folder}/resolv.conf"), text).expect("written");
+    }
+
+    /// Where `ip netns exec` looks for files that replace those of /etc.
+    fn resolver_folder(&self) -> String {
+        format!("/etc/netns/{}", self.name)
+    }
+
+    /// Packets that a named counter of `table` has seen.
+    ///
+    /// # Panics
+    /// When there is no such counter.
+    #[must_use]
+    pub fn counter(&self, table: &str, name: &str) -> u64 {
+        let listed = self.run("nft", &["list", "counter", "inet", table, name]);
+        let after = listed.split("packets ").nth(1).expect("a counter");
+        after.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+    }
+
     /// Counts packets that leave for a range from now on.
     pub fn count(&self, range: &str) {
         self.run("nft", &["add table inet watch"]);
@@ -137,6 +164,7 @@ impl Default for Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         Command::new("ip").args(["netns", "delete", &self.name]).status().ok();
+        std::fs::remove_dir_all(self.resolver_folder()).ok();
     }
 }
 

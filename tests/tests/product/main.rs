@@ -1,7 +1,9 @@
 //! The whole product as its users meet it, on the engine that `SLUICE_TEST_ENGINE` names. `./test` runs it on both.
 
 mod admin;
+mod around;
 mod capture;
+mod capture_scripts;
 mod cli;
 mod databases;
 mod denials;
