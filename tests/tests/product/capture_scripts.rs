@@ -2,12 +2,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use sluice_tests::harness::Http;
 use sluice_tests::harness::captured::{
-    Host, OWN_USER, REGISTERED, Routed, at, probe, script, script_path, shut,
+    Host, OUTSIDE, OWN_USER, REGISTERED, Routed, at, ip, probe, script, script_path, shut,
 };
 use sluice_tests::harness::netns::Netns;
 use sluice_tests::harness::tools::tool;
+use sluice_tests::harness::{Dns, Http};
 
 #[test]
 fn without_a_gateway_all_is_shut_and_without_the_rules_nothing_is() {
@@ -48,6 +48,41 @@ fn without_a_gateway_all_is_shut_and_without_the_rules_nothing_is() {
         assert!(outside.forbidden_accepted() > 0, "{results}");
         assert!(outside.strays() - strays > 30, "{} of {results}", outside.strays());
     }
+}
+
+#[test]
+fn what_the_operator_names_passes_and_nothing_beside_it() {
+    let routed = Routed::new();
+    let host = Host::new();
+    let excluded = REGISTERED.join(",");
+    let resolver = OUTSIDE[0];
+    let dns = routed.outside.netns.enter(|| Dns::at(at(resolver, 53)));
+    dns.set("example.test", ip("198.51.100.10"), 60);
+    let settings = ["--resolvers", resolver, "--exclude", &excluded];
+    for (application, gateway, name, who) in [
+        (&routed.application, &routed.router, "tproxy.sh", ["up", "--clients", "clients"]),
+        (&host.host, &host.host, "redirect.sh", ["up", "--own-users", OWN_USER]),
+    ] {
+        let done = script(gateway, name, &[&who[..], &settings[..]].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        application.resolver(ip(resolver));
+        let fetch = |arguments: &[&str]| {
+            let mut curl = application.command("curl");
+            tool(curl.args(["--silent", "--globoff", "--max-time", "20"]).args(arguments), b"").stdout
+        };
+        assert_eq!(fetch(&["http://example.test/"]), "from outside\n", "{name}: a name, then its address");
+        assert_eq!(fetch(&[&format!("http://[{}]/", REGISTERED[1])]), "from outside\n", "{name}");
+        let results = probe(application, if name == "tproxy.sh" { "eth0" } else { "uplink" }, false);
+        assert_eq!(results["tcp4 443"][0], "ECONNREFUSED", "{name}: {results}");
+        assert_ne!(results["udp4 53"][0], "timeout", "{name}: another server is refused: {results}");
+        for counter in ["dns", "excluded"] {
+            assert!(
+                gateway.counter(&format!("sluice_{}", name.trim_end_matches(".sh")), counter) > 0,
+                "{name}"
+            );
+        }
+    }
+    assert_eq!(routed.outside.forbidden_accepted() + host.outside.forbidden_accepted(), 0);
 }
 
 #[test]
