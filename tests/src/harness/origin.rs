@@ -20,6 +20,7 @@ struct Seen {
 /// A server on a loopback address. Its connections are served by threads of their own.
 pub struct Origin {
     address: SocketAddr,
+    listener: Arc<TcpListener>,
     seen: Arc<Seen>,
 }
 
@@ -50,14 +51,14 @@ impl Origin {
     #[must_use]
     pub fn at(address: SocketAddr, serve: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
         let listener = match TcpListener::bind(address) {
-            Ok(listener) => listener,
+            Ok(listener) => Arc::new(listener),
             Err(error) => panic!("{address}: {error}"),
         };
         let address = listener.local_addr().expect("a bound listener");
         let seen = Arc::new(Seen::default());
-        let (serve, shared) = (Arc::new(serve), Arc::clone(&seen));
+        let (serve, shared, accepting) = (Arc::new(serve), Arc::clone(&seen), Arc::clone(&listener));
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
+            for stream in accepting.incoming() {
                 if shared.stop.load(SeqCst) {
                     return;
                 }
@@ -71,7 +72,7 @@ impl Origin {
                 std::thread::spawn(move || serve(&mut peer));
             }
         });
-        Self { address, seen }
+        Self { address, listener, seen }
     }
 
     /// Answers every request with 200 and `body`, keep-alive; request bodies are read.
@@ -184,8 +185,9 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         self.seen.stop.store(true, SeqCst);
-        // Wakes the accepting thread, which then sees the flag.
-        TcpStream::connect_timeout(&self.address, std::time::Duration::from_secs(1)).ok();
+        // Wakes the accepting thread, which then sees the flag. A connection would do as well, but whoever drops an origin
+        // of another namespace would make it to a host of the real network.
+        rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both).ok();
     }
 }
 
