@@ -415,8 +415,8 @@ fn export_to(node: &Node, findings: &mut Findings) {
                     "\"{}\" would let fewer namespaces use the service than the gateway would",
                     shorten(other)
                 );
-                let remedy = "remove exportTo to open it to every source, or import it as TOML \
-                              (`sluice import istio`) and name the sources under `allow`";
+                let remedy = "remove exportTo, or set it to [\"*\"], to open it to every source; to narrow it, do so in a \
+                              copy, import that as TOML (`sluice import istio`) and name the sources under `allow`";
                 findings.error(item.place, &key, message, remedy.to_owned());
             }
         }

@@ -497,7 +497,7 @@ const REFUSED: &[(&str, u32, u32, &str, &str, &str)] = &[
         5,
         "spec.exportTo[0]",
         "\"payments\"",
-        "sluice import istio",
+        "set it to [\"*\"]",
     ),
     ("hosts: [a.example]\nexportto: ['.']", 8, 3, "spec.exportto", "unknown field", "`exportTo`"),
 ];
@@ -566,4 +566,25 @@ fn every_error_of_every_file_is_told_at_once() {
     let report = load_yaml(&text).unwrap_err();
     let lines: Vec<u32> = report.errors.iter().map(|error| error.line).collect();
     assert_eq!(lines, [7, 8, 28, 29], "{report}");
+}
+
+#[test]
+fn the_remedy_for_a_narrower_export_works() {
+    let spec = |line: &str| entry(&format!("{HTTPS}{line}"));
+    for narrow in ["exportTo: ['.']\n", "exportTo: [payments]\n"] {
+        assert!(import(&spec(narrow)).is_err(), "{narrow}: it would be open to everybody");
+    }
+    // As the remedy says: opened, imported, and narrowed in the TOML.
+    for open in ["exportTo: ['*']\n", ""] {
+        let imported = import(&spec(open)).unwrap_or_else(|report| panic!("{open}: {report}"));
+        let narrowed = imported
+            .toml
+            .replace("\nresolution = ", "\nallow = [{ namespace = \"payments\" }]\nresolution = ");
+        assert_ne!(narrowed, imported.toml);
+        let folder = tempfile::tempdir().unwrap();
+        let loaded = load_in(folder.path(), &format!("mode = \"registry_only\"\n{narrowed}")).unwrap();
+        let services = loaded.plan.policy_input.services;
+        assert_eq!(services.len(), 1);
+        assert_eq!(services[0].allow.as_ref().map(Vec::len), Some(1), "{narrowed}");
+    }
 }
