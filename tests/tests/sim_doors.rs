@@ -311,8 +311,20 @@ fn http2_with_prior_knowledge_is_refused_in_its_own_words() {
             let mut client = open(engine, door, PREFACE).await;
             assert_eq!(client.to_end().await.unwrap(), GOAWAY, "{door}");
             let mut slow = open(engine, door, b"").await;
-            slow.send_split(&PREFACE[..16], 1, Duration::from_millis(1)).await.unwrap();
+            slow.send_split(&PREFACE[..24], 1, Duration::from_millis(1)).await.unwrap();
             assert_eq!(slow.to_end().await.unwrap(), GOAWAY, "{door}");
+            // Nothing but the preface, to the byte, is HTTP/2: whoever else says PRI hears of it in HTTP/1.1.
+            for (near, expected) in [
+                ("PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n", 400),
+                ("PRI * HTTP/1.1\r\nHost: allowed.test\r\n\r\n", 400),
+                ("PRI * HTTP/2.0\r\nHost: allowed.test\r\n\r\n", 400),
+                ("PRI * HTTP/2.0\r\n\r\nSM\r\nx", 400),
+                ("PRI * HTTP/2.0\r\n\r\n", 408),
+            ] {
+                let mut client = open(engine, door, b"").await;
+                client.send_split(near.as_bytes(), 1, Duration::from_millis(1)).await.unwrap();
+                assert_eq!(client.response(Method::Get).await.unwrap().status, expected, "{door}: {near}");
+            }
         }
     });
     assert_eq!(dialled(&world), []);

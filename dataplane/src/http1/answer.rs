@@ -2,15 +2,17 @@
 //! and what would change it.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use sluice_engine::{Buffer, Engine, Stream};
-use sluice_policy::Reason;
+use sluice_policy::{Cidr, GuardClass, Reason};
 use sluice_proto::http1::reason_phrase;
 use sluice_telemetry::ResponseFlags;
 
 use super::{After, Client};
 use crate::record::Record;
 use crate::route::Route;
+use crate::worker::Worker;
 
 /// An answer of ours.
 #[derive(Default)]
@@ -62,7 +64,7 @@ impl Answer<'_> {
             let _ = writeln!(body, "destination: {host}:{}\nsource: {source}", route.wanted.port);
         }
         if let Some(remedy) = self.remedy {
-            let _ = write!(line, "; remedy={}", remedy.replace('\n', " "));
+            let _ = write!(line, "; remedy={}", remedy.lines().map(str::trim).collect::<Vec<_>>().join(" "));
             let _ = writeln!(body, "remedy: {remedy}");
         }
         if let Some(contact) = contact {
@@ -128,20 +130,21 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
-/// What would let a denied request through, in the words of the configuration.
-pub(super) fn remedy(route: &Route) -> Option<String> {
+/// What would let a denied request through, in the words of the configuration. A listener of our own is never dialled,
+/// whatever the configuration says.
+pub(super) fn remedy<E: Engine>(worker: &Worker<E>, route: &Route) -> Option<String> {
+    if let Some(original) = route.wanted.original.filter(|_| route.wanted.host.is_none())
+        && let Err(refused) = worker.snapshot().policy.guard(original, route.decision.service)
+        && refused.class == GuardClass::OwnListener
+    {
+        return Some(refused.to_string());
+    }
     let host = route.wanted.host_text()?;
     let port = route.wanted.port;
     let rule =
         route.service.as_ref().map(|service| format!("service {}/{}", service.namespace, service.name));
     Some(match (route.reason(), rule) {
-        (Reason::NotRegistered, _) => {
-            let protocol = if port == 443 { "TLS" } else { "HTTP" };
-            format!(
-                "register it: [[service]] name = \"{}\" hosts = [\"{host}\"] ports = [{{ number = {port}, protocol = \"{protocol}\" }}]",
-                host.replace('.', "-")
-            )
-        }
+        (Reason::NotRegistered, _) => register(&host, port),
         (Reason::PortNotRegistered, _) => {
             format!(
                 "add {{ number = {port}, protocol = \"HTTP\" }} to the ports of the service that has {host}"
@@ -153,6 +156,19 @@ pub(super) fn remedy(route: &Route) -> Option<String> {
         (Reason::Expired, None) => "the rule for this destination has expired: renew its expires".to_owned(),
         _ => return None,
     })
+}
+
+/// The service that would have this destination, in lines that can be put into a configuration as they are.
+fn register(host: &str, port: u16) -> String {
+    let protocol = if port == 443 { "TLS" } else { "HTTP" };
+    let destination = match host.parse::<IpAddr>() {
+        Ok(address) => format!("addresses = [\"{}\"]", Cidr::single(address.to_canonical())),
+        Err(_) => format!("hosts = [\"{host}\"]"),
+    };
+    format!(
+        "register it:\n    [[service]]\n    name = \"{}\"\n    {destination}\n    ports = [{{ number = {port}, protocol = \"{protocol}\" }}]",
+        host.replace(['.', ':'], "-")
+    )
 }
 
 #[cfg(test)]
@@ -180,5 +196,19 @@ mod tests {
         assert!(head.contains("x-sluice-reason: not_registered; remedy=line"));
         assert!(head.contains("contact=ask #platform"));
         assert!(body.contains("reason: not_registered\n"));
+    }
+
+    #[test]
+    fn an_address_is_registered_as_one() {
+        for (host, port, line, name) in [
+            ("a.test", 80, "hosts = [\"a.test\"]", "a-test"),
+            ("198.51.100.10", 80, "addresses = [\"198.51.100.10/32\"]", "198-51-100-10"),
+            ("2001:db8::7", 443, "addresses = [\"2001:db8::7/128\"]", "2001-db8--7"),
+        ] {
+            let text = register(host, port);
+            let lines: Vec<&str> = text.lines().map(str::trim).collect();
+            assert_eq!(lines[1..4], ["[[service]]", &format!("name = \"{name}\""), line], "{text}");
+            assert!(lines[4].starts_with(&format!("ports = [{{ number = {port}, ")), "{text}");
+        }
     }
 }

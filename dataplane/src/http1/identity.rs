@@ -42,8 +42,13 @@ pub(super) fn request_id<E: Engine>(engine: &E, head: &RequestHead<'_>) -> Strin
         |id: &&[u8]| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
     match given.filter(sane) {
         Some(id) => String::from_utf8_lossy(id).into_owned(),
-        None => new_id(engine.random(), engine.random()),
+        None => fresh_id(engine),
     }
+}
+
+/// An id for what has no readable head: nothing of such bytes is believed.
+pub(super) fn fresh_id<E: Engine>(engine: &E) -> String {
+    new_id(engine.random(), engine.random())
 }
 
 fn new_id(high: u64, low: u64) -> String {

@@ -122,9 +122,8 @@ enum Refusal {
     TooSlow,
 }
 
-/// What such a client begins with, as far as it is read before it is refused: nobody else may use this method
-/// (RFC 9113 §3.4 and §11.6).
-const HTTP2_PREFACE: &[u8] = b"PRI * ";
+/// What such a client begins with, to the byte (RFC 9113 §3.4). Whoever says anything else gets an answer in HTTP/1.1.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What it understands: our SETTINGS, empty, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 §6.5, §6.8 and §7).
 const HTTP2_GOAWAY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d";
@@ -183,11 +182,16 @@ impl<E: Engine> Client<E> {
         let mut next = first;
         loop {
             held.push(next);
-            match cursor.request(held.bytes(), &limits) {
-                Ok(Progress::Complete(_)) => return Some(Ok(held.into_buffer())),
-                Ok(Progress::Partial) => {}
-                Err(_) if held.bytes().starts_with(HTTP2_PREFACE) => return Some(Err(Refusal::Http2)),
-                Err(error) => return Some(Err(Refusal::Head(error))),
+            if held.bytes().starts_with(HTTP2_PREFACE) {
+                return Some(Err(Refusal::Http2));
+            }
+            // A beginning of the preface is no whole head yet, and what is to be said of it is not known.
+            if !HTTP2_PREFACE.starts_with(held.bytes()) {
+                match cursor.request(held.bytes(), &limits) {
+                    Ok(Progress::Complete(_)) => return Some(Ok(held.into_buffer())),
+                    Ok(Progress::Partial) => {}
+                    Err(error) => return Some(Err(Refusal::Head(error))),
+                }
             }
             next = match self.deadline.run(self.stream.receive()).await {
                 Ok(Ok(buffer)) if !buffer.is_empty() => buffer,
@@ -261,8 +265,15 @@ impl<E: Engine> Client<E> {
         if matches!(refusal, Refusal::Http2) {
             return answer::send_raw(self, &mut record, status, HTTP2_GOAWAY).await;
         }
-        let answer =
-            answer::Answer { status, text: &text, reason: Some(reason), ..answer::Answer::default() };
+        let id = identity::fresh_id(&self.worker().engine);
+        record.entry.set_text(Field::RequestId, &id);
+        let answer = answer::Answer {
+            status,
+            text: &text,
+            reason: Some(reason),
+            request_id: Some(&id),
+            ..answer::Answer::default()
+        };
         answer.send(self, &mut record).await
     }
 }

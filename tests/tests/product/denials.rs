@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 
-use sluice_tests::harness::gateway::Start;
+use sluice_tests::harness::gateway::{Start, run};
 use sluice_tests::harness::{Ending, Gateway, Http, Origin, Service, allow_any, registry_only, tools};
 
 #[test]
@@ -240,4 +240,81 @@ fn allow_any_passes_and_keeps_the_shadow_verdict() {
         assert_eq!(entry[key], value, "{key} of {entry}");
     }
     gateway.wait_metric("istio_requests_total", &["PassthroughCluster", "response_code=\"200\""], 1.0);
+}
+
+/// The lines that an answer's remedy says to put into the configuration.
+fn registration(answer: &str) -> String {
+    let lines = answer.lines().skip_while(|line| line.trim() != "[[service]]");
+    lines.take_while(|line| line.starts_with(' ')).fold(String::new(), |text, line| text + line + "\n")
+}
+
+#[test]
+fn the_remedy_is_configuration_that_works() {
+    let origin = Origin::http("now it is");
+    let base = registry_only();
+    let gateway = Gateway::start(&base);
+    let denied = |authority: &str| {
+        let response = gateway.client().get(&format!("http://{authority}/"));
+        assert_eq!((response.status, response.reason()), (502, "not_registered"), "{authority}");
+        registration(&response.text())
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sluice.toml");
+    for (authority, line) in [
+        ("denied.test", "hosts = [\"denied.test\"]"),
+        ("198.51.100.10", "addresses = [\"198.51.100.10/32\"]"),
+        ("[2001:db8::7]:443", "addresses = [\"2001:db8::7/128\"]"),
+        ("10.1.2.3:8080", "addresses = [\"10.1.2.3/32\"]"),
+    ] {
+        let service = denied(authority);
+        assert!(service.contains(line), "{line} in {service}");
+        std::fs::write(&path, format!("{}{service}", base.replace("127.0.0.1:0", "127.0.0.1:3128")))
+            .expect("written");
+        let output = run(&["check", "--config", &path.to_string_lossy()]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{service}: {said}");
+    }
+    let authority = origin.address().to_string();
+    let service = denied(&authority);
+    gateway.reload(&(base.clone() + &service));
+    let response = gateway.client().get(&format!("http://{authority}/"));
+    assert_eq!((response.status, response.text().as_str()), (200, "now it is"), "{service}");
+    // What is never dialled has no remedy, whether it is asked for in one way or the other.
+    let own = gateway.proxy().to_string();
+    for response in [gateway.client().get(&format!("http://{own}/")), gateway.client().connect_to(&own)] {
+        let text = response.text();
+        assert_eq!(response.status, 502, "{text}");
+        assert!(
+            text.contains("own_listener") && !text.contains("register it") && !text.contains("to allow it"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn every_answer_to_an_unreadable_head_has_the_id_of_its_log_line() {
+    let limit = "[limits]\nrequest_head_timeout_ms = 300\n";
+    let gateway = Gateway::start(&(registry_only() + limit));
+    let long = format!("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
+    let mut ids = std::collections::HashSet::new();
+    for (sent, status) in [
+        ("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nx : y\r\nx-request-id: forged\r\n\r\n", 400),
+        ("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nExpect: wonders\r\n\r\n", 417),
+        ("GET http://a.test/ HTTP/3.0\r\nHost: a.test\r\n\r\n", 505),
+        ("PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n", 400),
+        ("GET http://a.test/ HTTP/1.1\r\n", 408),
+        (&long, 431),
+    ] {
+        let mut client = gateway.client();
+        // An answer may come, and the connection end, before all of it is sent.
+        client.try_send(sent);
+        let response = client.response();
+        assert_eq!(response.status, status);
+        let id = response.header("x-request-id").expect("an id").to_owned();
+        assert!(response.text().contains(&format!("request id: {id}\n")), "{}", response.text());
+        assert!(response.header("x-sluice-reason").is_some_and(|line| line.contains(&id)), "{status}");
+        let entry = gateway.wait_entry(|entry| entry["request_id"] == id.as_str());
+        assert_eq!(entry["response_code"], status, "{entry}");
+        assert!(ids.insert(id), "{status}: an id of its own");
+    }
 }
