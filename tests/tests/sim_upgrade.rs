@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sluice_engine::{Engine, Stream};
-use sluice_engine_sim::{Faults, Sim, SimEngine};
+use sluice_engine_sim::{Capture, Faults, Sim, SimEngine};
 use sluice_policy::PolicyInput;
 use sluice_proto::http1::Method;
 use sluice_telemetry::ResponseFlags;
@@ -13,7 +13,7 @@ use sluice_telemetry::access_log::Field;
 use sluice_tests::sim::client::Client;
 use sluice_tests::sim::pattern;
 use sluice_tests::sim::script::{self, Heard, Step, send};
-use sluice_tests::sim::world::{ALLOWED, PROXY, World, registry_only};
+use sluice_tests::sim::world::{ALLOWED, DENIED, HTTP, PROXY, REDIRECT, TPROXY, World, registry_only};
 
 const ASK: &str = "GET http://allowed.test/chat HTTP/1.1\r\nHost: allowed.test\r\nConnection: keep-alive, Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a2V5\r\n\r\n";
@@ -77,6 +77,52 @@ fn a_websocket_becomes_a_tunnel_that_is_one_request() {
     assert_eq!(record.get(Field::ResponseCodeDetails), Some(&b"via_upstream"[..]));
     assert_eq!(world.metric("istio_requests_total", "response_code=\"101\""), 1.0);
     assert_eq!(world.metric("istio_tcp_connections_opened_total", ""), 0.0);
+    world.stop();
+}
+
+#[test]
+fn a_websocket_passes_a_door_that_is_no_proxy_to_its_client() {
+    let (world, direct, heard) =
+        world(|_| vec![Step::Heads(1), send([SWITCH, "first"].concat()), Step::Echo]);
+    let [redirected, tproxied] =
+        [(6, Capture::Redirect(REDIRECT)), (7, Capture::Tproxy(TPROXY))].map(|(last, how)| {
+            let host = world.host(last);
+            world.sim.capture(&host, how);
+            host
+        });
+    // A captured client means an address of its own finding: the name decides, and ours is dialled.
+    let elsewhere = SocketAddr::new(DENIED.into(), 80);
+    let plain = ASK.replace("http://allowed.test/chat", "/chat");
+    let payload = pattern(5, 100_000);
+    for (index, (engine, to)) in
+        [(&direct, HTTP), (&redirected, elsewhere), (&tproxied, elsewhere)].into_iter().enumerate()
+    {
+        world.sim.block_on(async {
+            let mut client = Client::connect(engine, to).await.expect("the door is open");
+            client.send(plain.as_bytes()).await.unwrap();
+            let head = head(&mut client).await;
+            assert!(
+                head.starts_with("HTTP/1.1 101 ") && head.contains("Upgrade: websocket\r\n"),
+                "{to}: {head}"
+            );
+            assert_eq!(client.exactly(5).await.unwrap(), b"first", "{to}");
+            client.start(&payload);
+            assert_eq!(client.exactly(payload.len()).await.unwrap(), payload, "{to}");
+            client.stream.shutdown().unwrap();
+            assert_eq!(client.to_end().await.unwrap(), b"", "{to}: a clean end is passed on");
+            // Who may not reach the host may not switch on the way to it.
+            let mut denied = Client::connect(engine, to).await.expect("the door is open");
+            denied.send(plain.replace("allowed.test", "denied.test").as_bytes()).await.unwrap();
+            assert_eq!(denied.response(Method::Get).await.unwrap().status, 502, "{to}");
+        });
+        assert!(heard.text(index).contains("Upgrade: websocket\r\n"), "{to}");
+    }
+    world.sim.run_for(Duration::from_secs(1));
+    assert_eq!(heard.connections(), 3, "one upstream connection for each switch, none for a denial");
+    assert!(world.sim.engine_attempts().iter().all(|attempt| attempt.to.ip() == ALLOWED));
+    let codes: Vec<u16> = world.records().iter().map(|record| record.response_code).collect();
+    assert_eq!(codes.iter().filter(|code| **code == 101).count(), 3, "{codes:?}");
+    assert_eq!(world.metric("istio_requests_total", "response_code=\"101\""), 3.0);
     world.stop();
 }
 

@@ -4,7 +4,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use sluice_tests::harness::process::Process;
-use sluice_tests::harness::{Ending, Gateway, Http, Origin, Service, registry_only, servers, tools, until};
+use sluice_tests::harness::{
+    Ending, Gateway, Http, Origin, Service, door, registry_only, servers, tools, until,
+};
 
 const SERVER: &str = r#"
 import asyncio, websockets
@@ -108,14 +110,16 @@ fn switch(client: &mut Http) -> usize {
 fn a_websocket_library_at_both_ends_speaks_through_every_form() {
     let (_server, address) = websocket_server();
     let service = Service::new("a", "a.test").port(80, "HTTP", address).toml();
-    let gateway = Gateway::start(&(registry_only() + &service));
-    let proxy = gateway.proxy();
-    for form in ["absolute", "connect"] {
-        let arguments = ["-c", CLIENT, form, &proxy.ip().to_string(), &proxy.port().to_string()];
+    let gateway =
+        Gateway::start(&(registry_only() + &door("http", "").replace("127.0.0.1", "127.0.0.4") + &service));
+    for (form, to) in
+        [("absolute", gateway.proxy()), ("connect", gateway.proxy()), ("plain", gateway.door("http"))]
+    {
+        let arguments = ["-c", CLIENT, form, &to.ip().to_string(), &to.port().to_string()];
         let done = tools::tool(Command::new(PYTHON).args(arguments), b"");
         assert_eq!((done.code, done.stdout.trim()), (0, "whole"), "{form}: {done:?}");
     }
-    until("both requests in the log", || (gateway.log_entries().len() == 2).then_some(()));
+    until("every request in the log", || (gateway.log_entries().len() == 3).then_some(()));
     for entry in gateway.log_entries() {
         assert_eq!(
             (&entry["response_code"], &entry["response_flags"]),
@@ -127,7 +131,7 @@ fn a_websocket_library_at_both_ends_speaks_through_every_form() {
             assert!(entry[way].as_u64() > Some(256 * 12000), "{entry}");
         }
     }
-    gateway.wait_metric("istio_requests_total", &["response_code=\"101\""], 2.0);
+    gateway.wait_metric("istio_requests_total", &["response_code=\"101\""], 3.0);
 }
 
 #[test]
