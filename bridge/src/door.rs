@@ -122,7 +122,8 @@ pub struct DoorPlan {
     pub deny_tls: DenyTls,
     /// `transparent`: how it learns the original destination.
     pub capture: Option<Capture>,
-    /// The PROXY header in front of each connection; `None`: a header is refused like any other bytes out of place.
+    /// The PROXY header in front of each connection; `None`: a header is refused like any other bytes out of place, and is
+    /// payload on a `tcp` door.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// `transparent`: whose address upstream connections come from, unless the service says.
     pub upstream_source: UpstreamSource,

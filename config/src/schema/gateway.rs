@@ -177,7 +177,8 @@ const LISTENER: Section = Section {
             kind: Kind::Table(&PROXY_PROTOCOL),
             presence: Optional("off"),
             about: "The PROXY protocol header, version 1 or 2, that a load balancer writes in front of each connection. On a door \
-                    without this key such a header is refused like any other bytes out of place.",
+                    without this key such a header is refused like any other bytes out of place; a `tcp` door reads \
+                    nothing of what passes, so there it goes upstream as payload.",
             example: "",
         },
         Key {
