@@ -68,6 +68,13 @@ pub enum Notice {
         /// Who made it.
         peer: SocketAddr,
     },
+    /// A connection that the gateway had dialled came back through a transparent door. Sent from time to time only.
+    CapturesItself {
+        /// The door's address as configured.
+        door: SocketAddr,
+        /// Where it had been going.
+        original: SocketAddr,
+    },
     /// The drain is over.
     Drained {
         /// Flows cut at the deadline.

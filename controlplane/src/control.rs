@@ -184,6 +184,11 @@ impl Control {
                               takes it for a proxy";
                 tracing::warn!(%door, %peer, remedy, "refused: made to the transparent door itself, not captured");
             }
+            Some(Notice::CapturesItself { door, original }) => {
+                let remedy =
+                    "let the capture rules pass what the gateway sends: by its user, its mark or its cgroup";
+                tracing::warn!(%door, %original, remedy, "a loop was refused: the gateway's own connection was captured");
+            }
             Some(Notice::DoorOpened(address)) => tracing::debug!(worker = index, %address, "door opened"),
             Some(Notice::DoorClosed(address)) => tracing::debug!(worker = index, %address, "door closed"),
             Some(Notice::Drained { cut }) => {

@@ -124,6 +124,11 @@ impl<E: Engine> Connection<E> {
         *self.carried.borrow_mut() = carried;
     }
 
+    /// Whether what the present flow carries was read before anything was dialled for it.
+    pub(crate) fn has_spoken(&self) -> bool {
+        matches!(*self.carried.borrow(), Carried::Requests | Carried::Tls(_))
+    }
+
     /// Whether what the present flow carries may go on where a new policy leads it.
     pub(crate) fn still_fits(&self, before: &Route, now: &Rc<Route>) -> bool {
         self.carried.borrow().still_fits(before, now, |name| {

@@ -11,6 +11,7 @@ mod http1;
 mod inside;
 mod limits;
 mod linger;
+mod own_dials;
 mod proxy_protocol;
 mod reach;
 mod record;
@@ -25,4 +26,5 @@ mod unnamed;
 mod upstream;
 mod worker;
 
+pub use own_dials::OwnDials;
 pub use worker::{WorkerConfig, run_worker};

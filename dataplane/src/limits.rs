@@ -54,6 +54,13 @@ pub(crate) const BYTE_COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// How often idle upstream connections are looked through.
 pub(crate) const POOL_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a captured connection of our own host waits, before it is led on, for word of whether we have dialled it.
+pub(crate) const OWN_DIAL_SETTLES: Duration = Duration::from_millis(5);
+
+/// How long a connection that was dialled is known for one of our own when it comes back through a capture rule: it does
+/// so at once, but may have waited for its first bytes and for DNS before it leads on. Seconds.
+pub(crate) const OWN_DIAL_REMEMBERED_S: u32 = 60;
+
 /// What must be left of a body of known length for the rest of it to be spliced.
 pub(crate) const BULK_BODY_BYTES_MIN: u64 = 64 * 1024;
 

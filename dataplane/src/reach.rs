@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_bridge::{Phase, UpstreamSource};
+use sluice_bridge::{DoorKind, Phase, UpstreamSource};
 use sluice_engine::{Engine, SourceAddress};
 use sluice_policy::{Endpoint, EndpointAddress, Reason, Resolution, Service};
 use sluice_telemetry::Family;
@@ -14,6 +14,7 @@ use crate::connection::Connection;
 use crate::dial::{self, DialError, Times};
 use crate::resolve::Unresolved;
 use crate::route::{Destination, Route};
+use crate::transparent;
 use crate::worker::Worker;
 
 /// Why a route that the policy allows could not be followed.
@@ -109,6 +110,9 @@ pub(crate) async fn dial_guarded<E: Engine>(
             stagger: Duration::from_millis(limits.connect_stagger_ms),
         }
     };
+    if connection.door.kind == DoorKind::Transparent {
+        transparent::refuse_loop(connection).await?;
+    }
     let source = source(connection, route);
     worker.make_room();
     let count = |result| worker.metrics.count(Family::UpstreamConnects, &[result], 1);
@@ -120,6 +124,7 @@ pub(crate) async fn dial_guarded<E: Engine>(
     if !Rc::ptr_eq(&current, route) {
         guard(worker, &current, vec![dialled])?;
     }
+    worker.note_own_dial(&stream, dialled);
     connection.attach(&stream, dialled);
     Ok(Reached { stream, dialled })
 }

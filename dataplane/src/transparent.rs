@@ -1,7 +1,8 @@
 //! Captured traffic: the client knows of no gateway, its packets were on the way to somebody else. That original
 //! destination is kept; a name is looked for in what the client sends, and there is nobody to tell of a success.
 //!
-//! A connection that nobody captured was made to the door itself. To follow it would lead here again: it is refused.
+//! A connection that nobody captured was made to the door itself; one that the gateway itself has dialled was captured by
+//! mistake. To follow either would lead here again: both are refused.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,7 +16,8 @@ use sluice_telemetry::access_log::Field;
 use crate::connection::{Connection, unmapped};
 use crate::http1::{self, Client};
 use crate::inside::{self, Downstream};
-use crate::reach::reach;
+use crate::limits::OWN_DIAL_SETTLES;
+use crate::reach::{Obstacle, reach};
 use crate::record::Record;
 use crate::route::{Route, Wanted};
 use crate::session::{note_obstacle, refuse_tunnel};
@@ -98,4 +100,26 @@ fn refuse_direct<E: Engine>(connection: &Rc<Connection<E>>, stream: &E::Stream) 
     record.denied(Reason::Guard);
     record.entry.set_static(Field::ConnectionTerminationDetails, "not_captured");
     refuse_tunnel(record, stream);
+}
+
+/// Refuses a captured connection that the process itself has dialled: the capture rules take the gateway's own traffic, and
+/// to follow it would lead here again, without an end.
+pub(crate) async fn refuse_loop<E: Engine>(connection: &Connection<E>) -> Result<(), Obstacle> {
+    let worker = &connection.worker;
+    let (peer, original) = (connection.peer.get(), connection.local.get());
+    // Who dials notes it when the connection stands, and sends after that: only where nothing was waited for may we be
+    // the earlier one. A loop that slips through all the same is met at its next turn.
+    if !connection.has_spoken() && worker.dials_from(peer.ip()) {
+        worker.engine.sleep_until(worker.engine.now() + OWN_DIAL_SETTLES).await;
+    }
+    if !worker.is_own_dial(peer, original) {
+        return Ok(());
+    }
+    worker.metrics.count(Family::GuardRefusals, &[GuardClass::OwnListener.as_str()], 1);
+    if worker.may_tell_of_rest(&worker.uncaptured_told) {
+        worker.notify(Notice::CapturesItself { door: connection.door.bind, original });
+    }
+    let remedy =
+        "the gateway's own connection was captured: let the capture rules pass what the gateway sends";
+    Err(Obstacle::Denied(Reason::Guard, Some(remedy.to_owned())))
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use sluice_bridge::Phase;
 use sluice_engine::{Buffer, Deadline, Engine, Stream};
 use sluice_policy::Reason;
+use sluice_proto::http1::{Opening, opening};
 use sluice_telemetry::ResponseFlags;
 
 use crate::carried::Carried;
@@ -64,7 +65,7 @@ pub(crate) async fn serve<E: Engine>(
         record.flag(ResponseFlags::DC);
         return None;
     };
-    if first.as_deref().is_some_and(looks_like_http) {
+    if first.as_deref().is_some_and(|first| opening(first) == Opening::Request) {
         // Each request is decided and recorded by itself.
         record.supersede();
         let downstream = Downstream { early: first, ..downstream };
@@ -176,43 +177,8 @@ async fn first_bytes<E: Engine>(downstream: &mut Downstream<E>) -> Option<Option
             return held.bytes().is_empty().then_some(Some(buffer));
         }
         held.push(buffer);
-        if !may_become_http(held.bytes()) {
+        if opening(held.bytes()) != Opening::Unclear {
             return Some(Some(held.into_buffer()));
         }
-    }
-}
-
-/// The longest method that is looked for.
-const METHOD_BYTES_MAX: usize = 16;
-
-fn method_bytes(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count()
-}
-
-/// Whether bytes begin as an HTTP request does: a method of capital letters, then a space.
-fn looks_like_http(bytes: &[u8]) -> bool {
-    let method = method_bytes(bytes);
-    (3..=METHOD_BYTES_MAX).contains(&method) && bytes.get(method) == Some(&b' ')
-}
-
-/// Whether bytes are too few to tell.
-fn may_become_http(bytes: &[u8]) -> bool {
-    bytes.len() <= METHOD_BYTES_MAX && method_bytes(bytes) == bytes.len()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_told_from_other_protocols() {
-        assert!(looks_like_http(b"GET / HTTP/1.1\r\n"));
-        assert!(looks_like_http(b"PROPFIND /x"));
-        assert!(!looks_like_http(b"SSH-2.0-OpenSSH"));
-        assert!(!looks_like_http(b"\x16\x03\x01"));
-        assert!(!looks_like_http(b"get / HTTP/1.1"));
-        assert!(!looks_like_http(b""));
-        assert!(may_become_http(b"G") && may_become_http(b"GET"));
-        assert!(!may_become_http(b"GET ") && !may_become_http(b"\x16") && !may_become_http(b"SSH-"));
     }
 }

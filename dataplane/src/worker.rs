@@ -6,15 +6,15 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
-use sluice_bridge::{Command, Door, DoorPlan, Notice, Records, Retired, Snapshot, WorkerPort};
-use sluice_engine::{Engine, Instant};
+use sluice_bridge::{Command, Door, DoorKind, DoorPlan, Notice, Records, Retired, Snapshot, WorkerPort};
+use sluice_engine::{Engine, Instant, Stream};
 use sluice_policy::{Proof, UnixSeconds};
 use sluice_telemetry::{Counter, Family, Gauge, WorkerMetrics, access_log};
 use tokio::sync::mpsc;
@@ -25,6 +25,7 @@ use crate::door::OpenDoor;
 use crate::limits::{
     BYTE_COUNT_INTERVAL, POOL_SWEEP_INTERVAL, RECHECK_SLICE, REST_NOTICE_INTERVAL, STOP_TIME_MAX,
 };
+use crate::own_dials::OwnDials;
 use crate::resolve::Names;
 use crate::route::{Asker, Route, Wanted};
 use crate::upstream::{Pool, room_for_idle};
@@ -34,6 +35,8 @@ use crate::upstream::{Pool, room_for_idle};
 pub struct WorkerConfig {
     /// Connections that this worker carries at most; at that number its doors rest.
     pub connections_max: usize,
+    /// What the process has dialled of late: one for all its workers.
+    pub own_dials: Arc<OwnDials>,
 }
 
 /// What the sessions of one thread share.
@@ -52,6 +55,8 @@ pub(crate) struct Worker<E: Engine> {
     config: WorkerConfig,
     draining: Cell<bool>,
     stopped: Cell<bool>,
+    /// A door of captured traffic has been opened: what is dialled may come back through it.
+    captures: Cell<bool>,
     /// What of the engine's counts of promotions and demotions the metrics have been told.
     splices_told: Cell<(u64, u64)>,
     /// Doors that rest because the worker is full.
@@ -67,6 +72,23 @@ pub(crate) struct Worker<E: Engine> {
 }
 
 impl<E: Engine> Worker<E> {
+    /// Remembers a connection that was dialled, if it may come back.
+    pub(crate) fn note_own_dial(&self, upstream: &E::Stream, dialled: SocketAddr) {
+        if self.captures.get() {
+            self.config.own_dials.note(upstream.local_address(), dialled, self.unix_seconds());
+        }
+    }
+
+    /// Whether upstream connections have been dialled from this address.
+    pub(crate) fn dials_from(&self, address: IpAddr) -> bool {
+        self.config.own_dials.is_source(address)
+    }
+
+    /// Whether a captured connection is one that the process itself has dialled.
+    pub(crate) fn is_own_dial(&self, peer: SocketAddr, original: SocketAddr) -> bool {
+        self.config.own_dials.is_own(peer, original, self.unix_seconds())
+    }
+
     /// The policy and numbers in force. Not to be held over an await.
     pub(crate) fn snapshot(&self) -> Ref<'_, Snapshot> {
         Ref::map(self.snapshot.borrow(), |snapshot| &**snapshot)
@@ -304,6 +326,7 @@ pub async fn run_worker<E: Engine>(
         notices: notices.clone(),
         config,
         draining: Cell::new(false),
+        captures: Cell::new(false),
         stopped: Cell::new(false),
         splices_told: Cell::new((0, 0)),
         resting: RefCell::new(Vec::new()),
@@ -402,6 +425,9 @@ impl<E: Engine> Commander<E> {
 
     fn open(&mut self, Door { plan, socket }: Door) {
         let address = plan.bind;
+        if plan.kind == DoorKind::Transparent {
+            self.worker.captures.set(true);
+        }
         if let Some(open) = self.doors.get(&address)
             && socket.is_none()
         {

@@ -13,6 +13,7 @@ use sluice_controlplane::descriptors::Budget;
 use sluice_controlplane::{
     Ending, Listeners, LogWriter, MakeLogWriter, Setup, StartError, StreamWriter, dns, publish,
 };
+use sluice_dataplane::OwnDials;
 use sluice_telemetry::Registry;
 
 use crate::exit::Exit;
@@ -96,8 +97,10 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
         addresses: &addresses,
         descriptors,
     });
+    let own_dials = Arc::<OwnDials>::default();
     for (port, core) in worker_ports.into_iter().zip(cores) {
-        let worker = Worker { port, metrics: registry.worker(), core, connections_max, pipes_max, busy_poll };
+        let (metrics, own_dials) = (registry.worker(), Arc::clone(&own_dials));
+        let worker = Worker { port, metrics, core, connections_max, own_dials, pipes_max, busy_poll };
         // Not joined: the control plane sees their end, and whatever still hangs ends with the process.
         worker::start(product, worker, chosen.kind).map_err(|error| failure(Exit::Internal, error))?;
     }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use sluice_bridge::WorkerPort;
-use sluice_dataplane::{WorkerConfig, run_worker};
+use sluice_dataplane::{OwnDials, WorkerConfig, run_worker};
 use sluice_engine::{Engine, Kind};
 use sluice_engine_epoll::EpollEngine;
 use sluice_telemetry::WorkerMetrics;
@@ -20,6 +21,7 @@ pub struct Worker {
     /// Where it is kept; `None`: wherever the system puts it.
     pub(crate) core: Option<usize>,
     pub(crate) connections_max: usize,
+    pub(crate) own_dials: Arc<OwnDials>,
     /// Pipes for splice(2) at most; the engine may keep fewer.
     pub pipes_max: usize,
     /// It never sleeps: lower latency for a whole core.
@@ -50,8 +52,8 @@ pub(crate) fn start(product: &'static Product, worker: Worker, kind: Kind) -> io
 
 /// The worker itself, on an engine of this thread.
 pub async fn run_on<E: Engine>(engine: E, worker: Worker) {
-    let Worker { port, metrics, connections_max, .. } = worker;
-    run_worker(engine, port, metrics, WorkerConfig { connections_max }).await;
+    let Worker { port, metrics, connections_max, own_dials, .. } = worker;
+    run_worker(engine, port, metrics, WorkerConfig { connections_max, own_dials }).await;
 }
 
 /// Runs a worker on epoll, which every binary has.

@@ -11,6 +11,9 @@ pub const HEADER_NAME_BYTES_MAX: usize = 1024;
 /// Most options in all `Connection` lines of one head; each costs a pass over the header names.
 pub const CONNECTION_OPTIONS_MAX: usize = 64;
 
+/// What [`crate::http1::opening`] reads of a first line at most before it takes it for a request.
+pub const REQUEST_LINE_BYTES_MAX: usize = 8 * 1024;
+
 /// Longest chunk extension of one chunk.
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 1024;
 /// Extension bytes a whole chunked body may spend beyond the number of data bytes it has carried: a body

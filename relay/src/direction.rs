@@ -4,7 +4,7 @@
 
 use crate::action::{Action, Actions};
 use crate::input::Side;
-use crate::limits::{CREDIT_BUFFERS_MAX, SPLICE_RETRY_FULL_BUFFERS};
+use crate::limits::{CREDIT_BUFFERS_MAX, SHORT_BUFFER_TAKES_BACK, SPLICE_RETRY_FULL_BUFFERS};
 use crate::report::Counters;
 use crate::settings::Settings;
 
@@ -86,7 +86,12 @@ impl Direction {
         self.inbound = false;
         self.held_buffers = self.held_buffers.saturating_add(1);
         self.held_bytes = self.held_bytes.saturating_add(bytes as u64);
-        self.full_buffers = if full { self.full_buffers.saturating_add(1) } else { 0 };
+        // Not a run without a break: each time that a socket's queue is read empty its remainder makes a short buffer.
+        self.full_buffers = if full {
+            self.full_buffers.saturating_add(1)
+        } else {
+            self.full_buffers.saturating_sub(SHORT_BUFFER_TAKES_BACK)
+        };
         if self.full_buffers_needed > 0 && self.full_buffers >= self.full_buffers_needed {
             self.path = Path::Promoting;
         }

@@ -10,7 +10,7 @@ pub struct Settings {
     pub half_close_timeout_ms: u64,
     /// Buffers that one direction may hold at a time, received and not yet sent: 1 or 2.
     pub credit_buffers: u8,
-    /// After this many full buffers in a row a direction is promoted to splice. 0 means never.
+    /// After this many full buffers a direction is promoted to splice; each that is not full takes two back. 0 means never.
     pub splice_after_full_buffers: u8,
     /// A splice that moves fewer bytes than this counts as small. Bytes.
     pub splice_small_bytes: usize,

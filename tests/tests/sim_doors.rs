@@ -372,3 +372,44 @@ fn connections_come_from_the_address_that_is_asked_for() {
     assert_eq!(world.sim.engine_attempts().len(), from.len(), "nothing was dialled from another address");
     world.stop();
 }
+
+#[test]
+fn a_rule_that_captures_the_gateway_itself_makes_no_loop() {
+    for how in [Capture::Redirect(REDIRECT), Capture::Tproxy(TPROXY)] {
+        let world = world(allow_any(), Setup { opaque_ports: &[9000], ..Setup::default() });
+        world.sim.capture(&world.sim.engine(), how);
+        let client = world.host(7);
+        world.sim.block_on(async {
+            let mut requests = open(&client, HTTP, b"").await;
+            assert_eq!(status(&mut requests, &get("allowed.test")).await, 502, "{how:?}");
+            for (port, first) in [(443, client_hello("allowed.test")), (9000, b"opaque".to_vec())] {
+                let connect = format!("CONNECT {ALLOWED}:{port} HTTP/1.1\r\nHost: {ALLOWED}:{port}\r\n\r\n");
+                let mut tunnel = open(&client, PROXY, connect.as_bytes()).await;
+                let _ = tunnel.send(&first).await;
+                tunnel.to_end().await.expect_err("the loop is cut");
+            }
+        });
+        let dialled = dialled(&world).len();
+        assert!((3..10).contains(&dialled), "{how:?}: {dialled} were dialled for three clients");
+        let told = |notice: &Notice| matches!(notice, Notice::CapturesItself { .. });
+        assert_eq!(world.notices.borrow().iter().filter(|notice| told(notice)).count(), 1);
+        assert!(world.metric("egress_active_connections", "") < 4.0, "nothing goes on in circles");
+        world.stop();
+    }
+}
+
+#[test]
+fn what_a_server_may_take_for_a_request_is_judged_as_one() {
+    let world = world(registry_only(), Setup::default());
+    for engine in captured(&world) {
+        world.sim.block_on(async {
+            for method in ["M-SEARCH", "get", "M", "VERSION-CONTROL-OF-ANY-LENGTH", "\r\nGET"] {
+                let request = format!("{method} /Plain/10/5 HTTP/1.1\r\nHost: denied.test\r\n\r\n");
+                let mut client = open(&engine, at(ALLOWED, 80), b"").await;
+                assert_eq!(status(&mut client, &request).await, 502, "{method:?}");
+            }
+        });
+    }
+    assert_eq!(dialled(&world), []);
+    world.stop();
+}

@@ -158,7 +158,9 @@ pub fn a_reset_in_the_middle_of_a_splice_harms_no_later_flow<R: Rig>() {
             let expected = if round % 2 == 0 { End::Reset(Side::Upstream) } else { End::Closed };
             assert_eq!(report.end, expected);
         }
-        assert!(engine.stats().splice_promotions >= 4, "it was splice that was cut");
+        // A pipe may still be on its way back from the flow before; then a flow goes through buffers.
+        let promotions = engine.stats().splice_promotions;
+        assert!(promotions >= 3, "it was splice that was cut: {promotions} promotions");
     });
     clients.join().unwrap();
     origins.join().unwrap();

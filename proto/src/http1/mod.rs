@@ -7,6 +7,7 @@ mod chunked;
 mod cursor;
 mod framing;
 mod headers;
+mod opening;
 mod request;
 mod response;
 mod target;
@@ -17,6 +18,7 @@ pub use chunked::{ChunkError, ChunkSizeLine, ChunkedDecoder, Decoded, chunk_size
 pub use cursor::HeadCursor;
 pub use framing::{Framing, downstream_framing};
 pub use headers::{ConnectionOptions, Header, HeaderList, HeaderName};
+pub use opening::{Opening, opening};
 pub use request::{RequestHead, parse_request_head};
 pub use response::{ResponseHead, parse_response_head};
 pub use target::{Authority, Scheme, Target};

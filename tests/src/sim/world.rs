@@ -119,7 +119,7 @@ impl World {
         let registry = Registry::new(sluice_telemetry::Settings::default());
         let (port, control) = pair(0, &Bounds::default());
         let engine = sim.engine();
-        let config = WorkerConfig { connections_max: setup.connections_max };
+        let config = WorkerConfig { connections_max: setup.connections_max, own_dials: Arc::default() };
         engine.spawn(run_worker(engine.clone(), port, registry.worker(), config));
         let ControlPort { commands, questions, notices, records: queue, retired, .. } = control;
         let outside = sim.outside(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9)));

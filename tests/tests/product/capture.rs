@@ -12,7 +12,7 @@ use sluice_tests::harness::origin::Peer;
 use sluice_tests::harness::process::Process;
 use sluice_tests::harness::tools::{self, Done, tool};
 use sluice_tests::harness::wait::until;
-use sluice_tests::harness::{Dns, Gateway, Http, Origin};
+use sluice_tests::harness::{Dns, Ending, Gateway, Http, Origin};
 
 /// Two applications behind a router, each captured in its own way, and the world behind the router's uplink.
 struct Network {
@@ -375,4 +375,35 @@ fn without_the_capability_a_tproxy_door_names_it() {
     let line = report.lines().find(|line| line.contains("capabilities")).expect("a line");
     assert!(line.starts_with("fail") && line.contains("tproxy"), "{line}");
     assert_eq!(unprivileged("check").status.code(), Some(0), "the file itself is right");
+}
+
+#[test]
+fn rules_that_capture_the_gateway_itself_make_no_loop() {
+    let network = Network::new();
+    let dns = network.dns();
+    let gateway = network.gateway(&(doors("allow_any", "") + &dns.toml("")));
+    let rules = r#"
+table inet mistake {
+  chain out {
+    type nat hook output priority -100;
+    ip daddr 198.51.100.0/24 meta l4proto tcp redirect to :15001
+  }
+}
+"#;
+    network.router.run("nft", &[rules]);
+    for netns in network.clients() {
+        let done = curl(netns, "http://allowed.test/", "allowed.test", "203.0.113.7", &["--include"]);
+        assert!(done.stdout.contains("\nreason: guard"), "{} {}", done.stdout, done.stderr);
+        assert!(done.stdout.ends_with("502"), "{}", done.stdout);
+        let done = curl(netns, "https://allowed.test/", "allowed.test", "203.0.113.7", &["--insecure"]);
+        assert_eq!((done.code, &*done.stdout), (35, "000"), "{}", done.stderr);
+        // Nothing is waited for at this port: the first word that could stop it would never come.
+        netns.enter(|| {
+            Http::connect("198.51.100.30:3306".parse().expect("an address")).expect_end(Ending::Reset);
+        });
+    }
+    let turns = sum(&network.router.enter(|| gateway.metrics()), "egress_upstream_connects_total", &[]);
+    assert!(turns < 60.0, "{turns} connections for six clients");
+    assert!(gateway.stderr().contains("a loop was refused"), "{}", gateway.stderr());
+    assert_eq!(network.strayed(), 0);
 }
