@@ -1,7 +1,8 @@
 //! The bounds of this crate, in one place. It must not know why a caller would choose other numbers.
 
-/// Headers kept without allocating; more spill to the heap.
-pub const HEADERS_INLINE: usize = 64;
+/// Headers kept without allocating; more spill to the heap. What a browser sends, and no more: a list is moved with all
+/// its room.
+pub const HEADERS_INLINE: usize = 24;
 /// Default for [`crate::http1::HeadLimits::headers_max`].
 pub const HEADERS_MAX_DEFAULT: usize = 1_000;
 /// Default for [`crate::http1::HeadLimits::head_bytes_max`].

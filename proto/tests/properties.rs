@@ -159,6 +159,26 @@ proptest! {
     }
 
     #[test]
+    fn where_a_head_has_its_end_parsing_lacks_no_bytes(wire in near_head(), cuts in vec(any::<usize>(), 0..8)) {
+        let mut cursor = HeadCursor::default();
+        let mut received = 0;
+        for piece in pieces(&wire, &cuts) {
+            received += piece.len();
+            let bytes = &wire[..received];
+            let ended = cursor.has_end(bytes);
+            let request = parse_request_head(bytes, &LIMITS);
+            let response = parse_response_head(bytes, Method::Get, &LIMITS);
+            prop_assert!(!ended || request != Ok(Progress::Partial));
+            prop_assert!(!ended || response != Ok(Progress::Partial));
+            prop_assert!(ended || !matches!(request, Ok(Progress::Complete(_))));
+            prop_assert!(ended || !matches!(response, Ok(Progress::Complete(_))));
+            if ended {
+                break;
+            }
+        }
+    }
+
+    #[test]
     fn an_error_never_goes_away_with_more_bytes(wire in near_head()) {
         let mut first: Option<HeadError> = None;
         for end in 0..=wire.len() {

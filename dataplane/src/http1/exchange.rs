@@ -6,13 +6,13 @@ use std::rc::Rc;
 use sluice_bridge::Phase;
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::{HostBuf, Reason, parse_host};
-use sluice_proto::http1::{Framing, Method, RequestHead, Scheme, Target};
+use sluice_proto::http1::{Framing, Method, Progress, RequestHead, Scheme, Target, parse_request_head};
 use sluice_telemetry::access_log::Field;
 use sluice_telemetry::{Counter, ResponseFlags};
 
 use super::identity::{identify, request_id};
 use super::response::{self, Outcome};
-use super::{After, Client, Mode, connect, reparse};
+use super::{After, Client, Mode, Refusal, connect};
 use crate::carried::Carried;
 use crate::reach::{self, Obstacle};
 use crate::record::Record;
@@ -20,14 +20,19 @@ use crate::route::{Asker, Route, Wanted};
 use crate::tunnel;
 use crate::upstream::Key;
 
-/// Serves the request whose head stands at the front of `bytes`. `None` when the connection became a tunnel.
+/// Serves the request whose head, whole or unacceptable, stands at the front of `bytes`. `None` when the connection became a tunnel.
 pub(super) async fn serve_request<E: Engine>(
     mut client: Client<E>,
     bytes: Buffer,
 ) -> Option<(Client<E>, After)> {
-    let Some(head) = reparse(&client, &bytes) else {
-        // The limits shrank between two looks at the same bytes.
-        return Some((client, After::Close));
+    let head = match parse_request_head(&bytes, &client.head_limits()) {
+        Ok(Progress::Complete(head)) => head,
+        // Its end was seen: it does not lack bytes.
+        Ok(Progress::Partial) => return Some((client, After::Close)),
+        Err(error) => {
+            let after = client.refuse(Refusal::Head(error)).await;
+            return Some((client, after));
+        }
     };
     if bytes.len() > head.length {
         let mut rest = Buffer::with_capacity(bytes.len() - head.length);

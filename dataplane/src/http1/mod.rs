@@ -18,7 +18,7 @@ use std::time::Duration;
 use sluice_bridge::Phase;
 use sluice_engine::{Buffer, Deadline, Engine, Stream};
 use sluice_policy::Reason;
-use sluice_proto::http1::{HeadCursor, HeadError, HeadLimits, Progress, RequestHead};
+use sluice_proto::http1::{HeadCursor, HeadError, HeadLimits};
 use sluice_telemetry::Family;
 use sluice_telemetry::access_log::Field;
 
@@ -164,7 +164,7 @@ impl<E: Engine> Client<E> {
         HeadLimits { head_bytes_max, ..HeadLimits::default() }
     }
 
-    /// Waits for a whole request head and whatever came with it. `None` when the connection ended between requests.
+    /// Waits for the end of a request head; gives all bytes until there and whatever came behind. `None` when the connection ended between requests.
     async fn next_head(&mut self) -> Option<Result<Buffer, Refusal>> {
         let first = match self.held.take() {
             Some(held) => {
@@ -187,10 +187,12 @@ impl<E: Engine> Client<E> {
             }
             // A beginning of the preface is no whole head yet, and what is to be said of it is not known.
             if !HTTP2_PREFACE.starts_with(held.bytes()) {
-                match cursor.request(held.bytes(), &limits) {
-                    Ok(Progress::Complete(_)) => return Some(Ok(held.into_buffer())),
-                    Ok(Progress::Partial) => {}
-                    Err(error) => return Some(Err(Refusal::Head(error))),
+                // It is parsed once, by who serves it.
+                if cursor.has_end(held.bytes()) {
+                    return Some(Ok(held.into_buffer()));
+                }
+                if let Err(error) = cursor.request(held.bytes(), &limits) {
+                    return Some(Err(Refusal::Head(error)));
                 }
             }
             next = match self.deadline.run(self.stream.receive()).await {
@@ -276,9 +278,4 @@ impl<E: Engine> Client<E> {
         };
         answer.send(self, &mut record).await
     }
-}
-
-/// Parses a head that [`Client::next_head`] has found whole.
-fn reparse<'b, E: Engine>(client: &Client<E>, bytes: &'b [u8]) -> Option<RequestHead<'b>> {
-    sluice_proto::http1::parse_request_head(bytes, &client.head_limits()).ok()?.complete()
 }

@@ -6,6 +6,9 @@ use super::{
     parse_response_head,
 };
 
+/// A line's end and an empty line behind it.
+const EMPTY_LINE: &[u8] = b"\r\n\r\n";
+
 /// Remembers how far a growing buffer has been searched for the end of its head.
 ///
 /// The head is parsed when its end is there (or a line end that is an error), and before that only when the buffer has
@@ -15,9 +18,20 @@ use super::{
 pub struct HeadCursor {
     searched: usize,
     parsed: usize,
+    searched_for_end: usize,
 }
 
 impl HeadCursor {
+    /// Whether the empty line that ends a head is there, in a buffer that has only grown since the last call: parsing
+    /// gives the head then, or an error, but never [`Progress::Partial`]. For callers that parse where the bytes have
+    /// come to rest, and only there.
+    pub fn has_end(&mut self, bytes: &[u8]) -> bool {
+        // The empty line may have begun before what is new: up to three of its bytes are old.
+        let from = self.searched_for_end.saturating_sub(3).min(bytes.len());
+        self.searched_for_end = bytes.len();
+        bytes.ends_with(EMPTY_LINE) || memchr::memmem::find(&bytes[from..], EMPTY_LINE).is_some()
+    }
+
     /// [`parse_request_head`] of a buffer that has only grown since the last call.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_proto::http1::{
-    Body, Framing, HeadCursor, Method, Progress, ResponseHead, ResponseRewrite, Version, downstream_framing,
+    Body, Framing, HeadCursor, Method, ResponseHead, ResponseRewrite, Version, downstream_framing,
     write_response_head,
 };
 
@@ -53,7 +53,7 @@ impl<E: Engine> Exchange<'_, E> {
         Err(DownloadError::BadHead)
     }
 
-    /// Waits for a whole head; what came with it stays behind it.
+    /// Waits for the end of a head; what came with it stays behind it.
     async fn response_head(
         &self,
         held: &mut Option<Buffer>,
@@ -79,10 +79,12 @@ impl<E: Engine> Exchange<'_, E> {
                 },
             };
             whole.push(buffer);
-            match cursor.response(whole.bytes(), method, &limits) {
-                Ok(Progress::Complete(_)) => return Ok(whole.into_buffer()),
-                Ok(Progress::Partial) => {}
-                Err(_) => return Err(DownloadError::BadHead),
+            // It is parsed once, by the caller.
+            if cursor.has_end(whole.bytes()) {
+                return Ok(whole.into_buffer());
+            }
+            if cursor.response(whole.bytes(), method, &limits).is_err() {
+                return Err(DownloadError::BadHead);
             }
         }
     }
