@@ -1,4 +1,4 @@
-//! The SOCKS5 door as curl and ncat use it, and byte by byte for what they never send.
+//! The SOCKS5 door as curl, ncat and PySocks use it, and byte by byte for what they never send.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::process::Command;
@@ -269,4 +269,95 @@ fn a_server_first_protocol_greets_at_once_and_half_close_is_kept() {
     client.send("QUIT");
     client.finish();
     assert_eq!(client.rest(), (b"QUIT".to_vec(), Ending::Closed));
+}
+
+/// PySocks asks for each of `destinations`; gives what became of it.
+fn pysocks(gateway: &Gateway, credentials: &[&str], destinations: &[String]) -> Vec<String> {
+    let door = gateway.door("socks5");
+    let mut python = Command::new("timeout");
+    python.args(["120", "/usr/bin/python3"]);
+    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/harness/socks5_client.py"));
+    python.arg(door.ip().to_string()).arg(door.port().to_string()).args(credentials);
+    let done = tool(&mut python, destinations.join("\n").as_bytes());
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    serde_json::from_str(&done.stdout).expect("a list of strings")
+}
+
+#[test]
+fn python_reaches_names_and_addresses_and_is_told_why_not() {
+    const NOT_ALLOWED: &str = "SOCKS5Error: 0x02: Connection not allowed by ruleset";
+    let (v4, v6) = (Origin::echo(), Origin::at((Ipv6Addr::LOCALHOST, 0).into(), |peer| peer.echo()));
+    let (forbidden, web, gone) = (Origin::forbidden(), Origin::http("from the web"), free());
+    let by_address = |name: &str, to: SocketAddr| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nports = [{{ number = {}, protocol = \"TCP\" }}]\n\
+             addresses = [\"{}\"]\nresolution = \"NONE\"\n",
+            to.port(),
+            to.ip()
+        )
+    };
+    let dns = Dns::start();
+    dns.set("a.test", v4.address().ip(), 60);
+    dns.set("denied.test", forbidden.address().ip(), 60);
+    let services =
+        Service::new("a", "a.test").host("absent.test").resolved_port(9000, "TCP", v4.port()).toml()
+            + &Service::new("web", "web.test").port(80, "HTTP", web.address()).toml()
+            + &Service::new("gone", "gone.test").port(9000, "TCP", gone).toml()
+            + &by_address("four", v4.address())
+            + &by_address("six", v6.address());
+    let guard = "[guard]\nallow = [\"127.0.0.0/8\"]\n";
+    let gateway = Gateway::start(&(registry_only("") + &services + guard + &dns.toml("")));
+    let cases = [
+        ("a.test 9000".to_owned(), "echo"),
+        (format!("127.0.0.1 {}", v4.port()), "echo"),
+        (format!("::1 {}", v6.port()), "echo"),
+        ("url http://web.test/".to_owned(), "from the web"),
+        ("denied.test 9000".to_owned(), NOT_ALLOWED),
+        ("a.test 9001".to_owned(), NOT_ALLOWED),
+        (format!("169.254.169.254 {}", forbidden.port()), NOT_ALLOWED),
+        ("absent.test 9000".to_owned(), "SOCKS5Error: 0x04: Host unreachable"),
+        ("gone.test 9000".to_owned(), "SOCKS5Error: 0x05: Connection refused"),
+    ];
+    let results = pysocks(&gateway, &[], &cases.each_ref().map(|(destination, _)| destination.clone()));
+    for ((destination, wanted), found) in cases.iter().zip(&results) {
+        assert_eq!(found, wanted, "{destination}");
+    }
+    assert_eq!(results.len(), cases.len());
+    // By name and by address the same origin; the bytes are those of the payload, both ways.
+    assert_eq!((v4.accepted(), v6.accepted(), web.accepted()), (2, 1, 1));
+    let counted = |service: &str| gateway.wait_entry(|entry| entry["service"] == service);
+    for service in ["default/a", "default/four", "default/six"] {
+        let entry = counted(service);
+        assert_eq!(
+            (&entry["bytes_received"], &entry["bytes_sent"]),
+            (&180_000.into(), &180_000.into()),
+            "{entry}"
+        );
+    }
+    assert_eq!(counted("default/web")["response_code"], 200);
+    // Whoever is denied is not even asked for.
+    assert_eq!(dns.asked("denied.test"), 0);
+    forbidden.untouched();
+}
+
+#[test]
+fn python_shows_a_user_and_a_password() {
+    let (origin, gateway) = with_users("required");
+    let destination = ["a.test 9000".to_owned()];
+    assert_eq!(pysocks(&gateway, &["idgen", "s3cret"], &destination), ["echo"]);
+    let entry = gateway.first_entry();
+    assert_eq!(
+        (&entry["source_proof"], &entry["source_workload"]),
+        (&"credentials".into(), &"idgen".into()),
+        "{entry}"
+    );
+    assert_eq!(origin.accepted(), 1);
+    for (credentials, wanted) in [
+        (&["idgen", "mistaken7"][..], "SOCKS5AuthError: SOCKS5 authentication failed"),
+        (&[], "SOCKS5AuthError: All offered SOCKS5 authentication methods were rejected"),
+    ] {
+        assert_eq!(pysocks(&gateway, credentials, &destination), [wanted]);
+    }
+    gateway.wait_metric("egress_policy_decisions_total", &["reason=\"auth\"", "socks5"], 2.0);
+    assert_eq!(origin.accepted(), 1, "without the right credentials nothing goes up");
 }
