@@ -1,4 +1,5 @@
-//! Who may hold how many of the process's open files, divided once at start, and the few that are held back for control.
+//! Who may hold how many of the process's open files, divided once at start with room for doors that a reload adds, and the few
+//! that are held back for control.
 //! It must not know what a connection or an answer is.
 
 use std::io;
@@ -9,7 +10,7 @@ use sluice_config::Limits;
 
 use crate::limits::{
     DESCRIPTORS_OF_OUR_OWN, DESCRIPTORS_PER_LISTENER, DESCRIPTORS_PER_LOOKUP, DESCRIPTORS_PER_WORKER,
-    LOOKUPS_MAX, PIPES_PER_WORKER_MAX,
+    DOORS_ADDED_RESERVE, LOOKUPS_MAX, PIPES_PER_WORKER_MAX,
 };
 
 /// Descriptors of a connection: the client's socket and the upstream's. Of a pipe: its two ends.
@@ -33,6 +34,8 @@ pub struct Budget {
     pub lookups_max: usize,
     /// Descriptors held back for control.
     pub spares: usize,
+    /// Doors that there is room for at the same time: those of the start, and those that reloads may add.
+    pub doors_max: usize,
 }
 
 /// The limit of open files is too small for one connection per worker.
@@ -79,19 +82,24 @@ impl Budget {
         let pipes_all_max = workers_u64 * PIPES_PER_WORKER_MAX as u64;
         let for_pipes = (descriptors / 32).min(PAIR * pipes_all_max);
         let share = descriptors.saturating_mul(u64::from(limits.connections_percent_max)) / 100;
-        let room = left.saturating_sub(for_pipes) / PAIR;
-        // Checked above: without any pipe there is room for one connection per worker.
+        let door = DESCRIPTORS_PER_LISTENER * workers_u64;
+        let for_doors = (descriptors / 16 / door).min(DOORS_ADDED_RESERVE) * door;
+        let room = left.saturating_sub(for_pipes + for_doors) / PAIR;
+        // Checked above: without any pipe or added door there is room for one connection per worker.
         let per_worker = (share.min(room) / workers_u64).max(1);
-        let pipes = left.saturating_sub(PAIR * per_worker * workers_u64) / PAIR / workers_u64;
+        let left = left.saturating_sub(PAIR * per_worker * workers_u64);
+        let pipes = (left.saturating_sub(for_doors) / PAIR / workers_u64).min(PIPES_PER_WORKER_MAX as u64);
+        let doors_added = left.saturating_sub(PAIR * pipes * workers_u64) / door;
         let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         Ok(Self {
             descriptors,
             connections_per_worker: size(per_worker),
             connections_max: size(per_worker.saturating_mul(workers_u64)),
             reduced: room < share,
-            pipes_per_worker: size(pipes).min(PIPES_PER_WORKER_MAX),
+            pipes_per_worker: size(pipes),
             lookups_max: size(lookups),
             spares: size(spares),
+            doors_max: doors.saturating_add(size(doors_added)),
         })
     }
 }
@@ -190,11 +198,13 @@ mod tests {
                     let (workers, doors) = (workers as u64, doors as u64);
                     let used = DESCRIPTORS_OF_OUR_OWN
                         + budget.spares as u64
-                        + workers * (DESCRIPTORS_PER_WORKER + DESCRIPTORS_PER_LISTENER * doors)
+                        + workers
+                            * (DESCRIPTORS_PER_WORKER + DESCRIPTORS_PER_LISTENER * budget.doors_max as u64)
                         + DESCRIPTORS_PER_LOOKUP * budget.lookups_max as u64
                         + 2 * workers * (budget.connections_per_worker + budget.pipes_per_worker) as u64;
                     assert!(used <= descriptors, "{used} of {descriptors}: {budget:?}");
                     assert!(budget.connections_per_worker >= 1 && budget.lookups_max >= 1);
+                    assert!(budget.doors_max as u64 >= doors);
                     assert!(budget.connections_max as u64 <= descriptors * 45 / 100, "{budget:?}");
                 }
             }
@@ -209,9 +219,13 @@ mod tests {
         };
         assert_eq!(connections(64), Ok((1, true)));
         assert_eq!(connections(128), Ok((31, true)));
-        assert_eq!(connections(256), Ok((89, true)));
-        assert_eq!(connections(1024), Ok((437, true)));
+        assert_eq!(connections(256), Ok((85, true)));
+        assert_eq!(connections(1024), Ok((419, true)));
         assert_eq!(connections(1 << 20), Ok((471_859, false)));
+        let doors = |descriptors| Budget::divide(&limits, descriptors, 1, 1).map(|budget| budget.doors_max);
+        assert_eq!(doors(128), Ok(1), "none may be added");
+        assert_eq!(doors(256), Ok(2));
+        assert_eq!(doors(1024), Ok(5));
         let small = Budget::divide(&limits, 32, 1, 1).expect_err("not for one connection");
         assert!(small.to_string().contains("LimitNOFILE="), "{small}");
         let large = Budget::divide(&limits, 1 << 20, 8, 4).expect("plenty");

@@ -86,6 +86,8 @@ pub const DESCRIPTORS_OF_OUR_OWN: u64 = 24;
 pub const DESCRIPTORS_PER_WORKER: u64 = 4;
 /// Descriptors of one worker's listener: itself, and the connections that the io_uring engine accepts ahead.
 pub const DESCRIPTORS_PER_LISTENER: u64 = 9;
+/// Doors that reloads may add, if a sixteenth of the limit is enough for them; with a large limit there is room for more.
+pub const DOORS_ADDED_RESERVE: u64 = 4;
 /// Sockets of one name that is being asked for: two families, two servers side by side, each asked once more.
 pub const DESCRIPTORS_PER_LOOKUP: u64 = 8;
 /// Pipes for splice(2) that any engine keeps per worker at most.

@@ -79,6 +79,24 @@ pub(crate) enum ReloadError {
         "the door at {0} is captured with tproxy, or no longer: that needs a restart, or another address"
     )]
     Capture(SocketAddr),
+    /// Connections, lookups and pipes were given the other descriptors at start.
+    #[error(
+        "listener[{index}]: the door {name} at {address} is one too many for the limit of {descriptors} open files, which was \
+         divided at start with room for {doors_max} doors at a time, those that this reload removes included: restart to divide \
+         it anew, or raise it (LimitNOFILE= or --ulimit nofile=; 1048576 is a good value)"
+    )]
+    TooManyDoors {
+        /// Its place among the doors of the configuration, from 0.
+        index: usize,
+        /// The first door without room.
+        name: Arc<str>,
+        /// Where it would listen.
+        address: SocketAddr,
+        /// The limit that was divided.
+        descriptors: u64,
+        /// Doors that there is room for.
+        doors_max: usize,
+    },
     /// It cannot be compiled.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -134,6 +152,7 @@ pub(crate) async fn prepare(
             return Err(ReloadError::Capture(door.bind));
         }
     }
+    room_for_doors(&basis, &plan, &diff)?;
     for door in &diff.doors_added {
         let what = format!("door {}", door.name);
         let listeners = bind_patiently(&what, door.bind, basis.workers, doors::options(door, &all)).await?;
@@ -170,6 +189,15 @@ pub(crate) async fn prepare(
         })
         .await?;
     Ok(Prepared { plan, snapshot: snapshot?, diff, warnings, bound, doors, prometheus, log_writer })
+}
+
+/// Whether the descriptors suffice for the added doors beside those in force, which close only after the new ones are open.
+fn room_for_doors(basis: &Basis, plan: &Plan, diff: &Diff) -> Result<(), ReloadError> {
+    let Budget { descriptors, doors_max, .. } = basis.budget;
+    let Some(door) = diff.doors_added.get(doors_max.saturating_sub(basis.doors.len())) else { return Ok(()) };
+    let index = plan.doors.iter().position(|each| each.bind == door.bind).unwrap_or_default();
+    let (name, address) = (Arc::clone(&door.name), door.bind);
+    Err(ReloadError::TooManyDoors { index, name, address, descriptors, doors_max })
 }
 
 /// A door that an earlier reload removed may still be closing at the same address: worth a short wait.

@@ -1,13 +1,14 @@
 //! Open files: however few there are, clients cannot take those of the admin API, of reloads or of name resolution, and what
 //! was short is made up for by itself.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use sluice_tests::harness::gateway::{Start, binary, command, run_command};
+use sluice_tests::harness::servers::free;
 use sluice_tests::harness::{Dns, Gateway, Http, Origin, Service, allow_any, registry_only, until};
 
 /// A gateway that starts with this limit of open files.
@@ -164,4 +165,47 @@ fn a_door_at_the_connection_cap_lets_the_next_in_when_one_leaves() {
     assert_eq!(gateway.admin_get("/healthz").status, 200);
     drop(inside.pop());
     assert_eq!(next.response_to("CONNECT").status, 200);
+}
+
+#[test]
+fn doors_that_a_reload_adds_count_and_one_too_many_refuses_the_reload() {
+    let origin = Origin::echo();
+    let service = Service::new("a", "a.test").port(9000, "TCP", origin.address()).toml();
+    let address = free().to_string();
+    let first = (registry_only() + &service).replacen("127.0.0.1:0", &address, 1);
+    let added = |count: usize| -> String {
+        let door = |index| {
+            format!("[[listener]]\nkind = \"http_proxy\"\nname = \"more-{index}\"\nbind = \"{}\"\n", free())
+        };
+        (0..count).map(door).collect()
+    };
+    // Room for one more door beside the one of the start.
+    let gateway = limited(256, &first).ready();
+    let max = gateway.metric("egress_connections_max", &[]) as usize;
+    gateway.reload_refused(&(first.clone() + &added(2)));
+    let line = gateway.wait_log("one too many");
+    for part in
+        ["listener[2]", "more-1", "limit of 256 open files", "room for 2 doors", "restart", "LimitNOFILE="]
+    {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let more = added(1);
+    gateway.reload(&(first.clone() + &more));
+    gateway.reload_refused(&(first + &more + &added(1)));
+    // With both doors full of tunnels nobody runs out.
+    let second: SocketAddr = more.rsplit('"').nth(1).and_then(|bind| bind.parse().ok()).expect("an address");
+    let mut clients: Vec<Http> =
+        (0..max).map(|nth| if nth % 2 == 0 { gateway.client() } else { Http::connect(second) }).collect();
+    for client in &mut clients {
+        assert_eq!(client.connect_to("a.test:9000").status, 200);
+    }
+    let beyond: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(second).expect("queued")).collect();
+    let idle: Vec<TcpStream> =
+        (0..12).map(|_| TcpStream::connect(gateway.admin()).expect("accepts")).collect();
+    for _ in 0..10 {
+        assert_eq!(gateway.admin_get("/healthz").status, 200);
+    }
+    gateway.wait_metric("egress_connection_limit_reached_total", &[], 1.0);
+    assert_eq!(gateway.metric("egress_accept_errors_total", &[]), 0.0, "{}", gateway.stderr());
+    drop((beyond, idle));
 }
