@@ -156,7 +156,7 @@ fn data_must_be_followed_by_crlf() {
 
 #[test]
 fn trailers_are_kept_without_those_that_must_not_come_late() {
-    let wire = b"0\r\nX-Sum:  abc \r\nContent-Length: 5\r\ntransfer-encoding: chunked\r\nHost: a\r\nauthorization: x\r\n\
+    let wire = b"0\r\nX-Sum:  abc \r\nContent-Length: 5\r\nContent_Length: 5\r\ntransfer-encoding: chunked\r\nHost: a\r\nauthorization: x\r\n\
         Set-Cookie: a\r\nX-Forwarded-For: 1\r\nConnection: close\r\nTrailer: x\r\nproxy-x: y\r\ngrpc-status: 0\r\n\r\n";
     let outcome = decode_every_way(wire).unwrap();
     assert_eq!(outcome.trailers, b"X-Sum: abc\r\ngrpc-status: 0\r\n");

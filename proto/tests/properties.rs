@@ -51,6 +51,7 @@ fn near_head() -> impl Strategy<Value = Vec<u8>> {
         b"Host: [::1]:80\r\n",
         b"Content-Length: 5\r\n",
         b"Transfer-Encoding: chunked\r\n",
+        b"Content_Length: 5\r\n",
         b"Connection: close, x\r\n",
         b"X: y\r\n",
         b"Upgrade: websocket\r\n",
@@ -95,6 +96,16 @@ fn near_chunks() -> impl Strategy<Value = Vec<u8>> {
 
 fn token() -> impl Strategy<Value = String> {
     "[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,20}"
+}
+
+const FRAMING_NAMES: [&str; 2] = ["content-length", "transfer-encoding"];
+
+/// Names of framing, in any case, with anything or nothing where the hyphen stands, and now and then a letter more.
+fn framing_like_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[Cc][Oo]ntent[!#$%&'*+.^_`|~a-z0-9-]{0,2}[Ll]eng[Tt]hs?",
+        "[Tt]rans[Ff]er[!#$%&'*+.^_`|~a-z0-9-]{0,2}[Ee]ncod[Ii]ngs?",
+    ]
 }
 
 /// A header that goes on unchanged, so that it must be found again after a rewrite.
@@ -198,6 +209,28 @@ proptest! {
         let _ = Authority::parse(&wire);
         let _ = basic::proxy_authorization(&wire);
         let _ = basic::proxy_authorization(&[b"Basic ", &wire[..]].concat());
+    }
+
+    /// Whoever reads a head that was let through as CGI does, all punctuation as `-`, sees the framing that we saw.
+    #[test]
+    fn a_reader_that_cannot_tell_punctuation_apart_sees_the_same_framing(
+        name in framing_like_name(),
+        value in prop::sample::select(vec!["5", "chunked"]),
+        honest in prop::sample::select(vec!["", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"]),
+    ) {
+        let lines = format!("Host: a.test\r\n{honest}{name}: {value}\r\n\r\n");
+        let request = format!("POST / HTTP/1.1\r\n{lines}");
+        let response = format!("HTTP/1.1 200 OK\r\n{lines}");
+        let folded: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let exact = FRAMING_NAMES.iter().any(|known| known.eq_ignore_ascii_case(&name));
+        let lookalike = !exact && FRAMING_NAMES.iter().any(|known| known.eq_ignore_ascii_case(&folded));
+        let request = parse_request_head(request.as_bytes(), &LIMITS);
+        let response = parse_response_head(response.as_bytes(), Method::Get, &LIMITS);
+        if lookalike {
+            prop_assert!(request.is_err() && response.is_err(), "{}", lines);
+        } else if !exact {
+            prop_assert!(request.is_ok() && response.is_ok(), "{}", lines);
+        }
     }
 
     #[test]

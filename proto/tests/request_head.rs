@@ -410,6 +410,49 @@ fn content_length_twice_is_refused() {
     refused_lines("Content-Length: 5\r\nContent-Length: 5");
 }
 
+/// CGI and its kin read `_` for `-`; some read any punctuation so.
+#[test]
+fn names_that_some_read_as_framing_are_refused() {
+    for line in [
+        "Content_Length: 5",
+        "content_length: 0",
+        "CONTENT_LENGTH:",
+        "Content.Length: 5",
+        "Content~Length: 5",
+        "Transfer_Encoding: chunked",
+        "tRANSFER_eNCODING: identity",
+        "Transfer.Encoding: chunked",
+        "Content_Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5\r\nTransfer_Encoding: chunked",
+        "Connection: Content_Length\r\nContent_Length: 5",
+    ] {
+        refused_lines(line);
+    }
+}
+
+#[test]
+fn other_underscores_are_names_like_any_other() {
+    for name in [
+        "X_Y",
+        "_",
+        "Content_Type",
+        "Content_Lengths",
+        "Content-Length_",
+        "Content_Lengt_",
+        "ContentxLength",
+        "Content0Length",
+        "Contentlength_",
+        "X_Content_Length",
+        "Transfer_Encodings",
+        "Transfer_Codings__",
+    ] {
+        let wire = format!("GET / HTTP/1.1\r\nHost: allowed.test\r\n{name}: 5\r\n\r\n");
+        let head = head(&wire);
+        assert_eq!((head.framing, head.headers.get(name)), (Framing::None, Some(&b"5"[..])), "{name}");
+        assert_eq!(head.headers.iter().last().map(|header| header.id), Some(HeaderName::Other), "{name}");
+    }
+}
+
 #[test]
 fn nul_is_refused_everywhere() {
     for wire in [

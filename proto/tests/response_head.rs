@@ -42,6 +42,20 @@ fn an_ordinary_answer_gives_all_its_facts() {
 }
 
 #[test]
+fn names_that_some_read_as_framing_are_refused() {
+    for line in ["Content_Length: 0", "content.length: 0", "Transfer_Encoding: chunked"] {
+        for honest in ["", "Content-Length: 0\r\n", "Transfer-Encoding: chunked\r\n"] {
+            let wire = format!("HTTP/1.1 200 OK\r\n{honest}{line}\r\n\r\n");
+            assert!(matches!(refused(&wire), HeadError::Malformed(_)));
+        }
+    }
+    assert_eq!(
+        head("HTTP/1.1 200 OK\r\nContent_Type: x\r\n\r\n").headers.get("content_type"),
+        Some(&b"x"[..])
+    );
+}
+
+#[test]
 fn a_reason_may_be_empty_and_its_space_missing() {
     assert_eq!(head("HTTP/1.1 204 \r\n\r\n").reason, b"");
     assert_eq!(head("HTTP/1.1 204\r\n\r\n").reason, b"");

@@ -69,6 +69,8 @@ fn a_response_that_can_be_read_in_two_ways_is_none() {
         with("Transfer-Encoding: \x0bchunked\r\n"),
         with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
         with("Transfer-Encoding : chunked\r\n"),
+        with("Content_Length: 5\r\n"),
+        with("Content-Length: 5\r\ntransfer_encoding: chunked\r\n"),
         with("X: a\rb\r\n"),
         with("X: a\nb: c\r\n"),
         with("X: a\r\n folded\r\n"),

@@ -2,6 +2,9 @@
 
 use super::{HeadError, Method, Version};
 
+/// Why a head with such a name is refused rather than cleaned: whoever sends it means somebody to read it.
+pub(super) const LOOKALIKE: HeadError = HeadError::Malformed("name that some read as a framing header's");
+
 /// How the end of a message body is found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Framing {

@@ -10,8 +10,9 @@ use crate::limits::{CONNECTION_OPTIONS_MAX, HEADER_NAME_BYTES_MAX, HEADERS_INLIN
 
 /// Headers that framing, forwarding or identity depend upon. All others are [`Other`](Self::Other).
 ///
-/// Names that are stripped because somebody could forge an identity with them are recognised with `_` for `-` too:
-/// many an application cannot tell the two apart.
+/// Names that are stripped because somebody could forge an identity with them are recognised with `_` for `-` too, and
+/// so are those of the framing: many an application cannot tell the two apart (CGI, RFC 3875 §4.1.18). PHP reads `.` so,
+/// old servers whatever is no letter and no digit; all of it counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the names are the headers' own")]
@@ -22,6 +23,8 @@ pub enum HeaderName {
     ContentLength,
     Expect,
     Forwarded,
+    /// `Content_Length`, `Transfer_Encoding` and the like: framing for some readers, nothing for others. No head has it.
+    FramingLookalike,
     Host,
     Http2Settings,
     KeepAlive,
@@ -54,7 +57,7 @@ impl HeaderName {
             (b'a', 13) => is(b"authorization", Self::Authorization),
             (b'b', 7) => is(b"baggage", Self::Baggage),
             (b'c', 10) => is(b"connection", Self::Connection),
-            (b'c', 14) => is(b"content-length", Self::ContentLength),
+            (b'c', 14) => framing(name, b"content-length", Self::ContentLength),
             (b'e', 6) => is(b"expect", Self::Expect),
             (b'f', 9) => is(b"forwarded", Self::Forwarded),
             (b'h', 4) => is(b"host", Self::Host),
@@ -66,7 +69,7 @@ impl HeaderName {
             (b'p', 6..) if starts_with_folded(name, b"proxy-") => Self::Proxy,
             (b't', 2) => is(b"te", Self::Te),
             (b't', 7) => is(b"trailer", Self::Trailer),
-            (b't', 17) => is(b"transfer-encoding", Self::TransferEncoding),
+            (b't', 17) => framing(name, b"transfer-encoding", Self::TransferEncoding),
             (b'u', 7) => is(b"upgrade", Self::Upgrade),
             (b'u', 10) => is(b"user-agent", Self::UserAgent),
             (b'v', 3) => is(b"via", Self::Via),
@@ -80,9 +83,20 @@ impl HeaderName {
     }
 }
 
-/// Whether `name` begins with `prefix` (lower-case, hyphens), case and `_` for `-` aside.
+/// What a name as long as `known` is: that name, its lookalike, or another.
+fn framing(name: &[u8], known: &[u8], id: HeaderName) -> HeaderName {
+    if name.eq_ignore_ascii_case(known) {
+        id
+    } else if starts_with_folded(name, known) {
+        HeaderName::FramingLookalike
+    } else {
+        HeaderName::Other
+    }
+}
+
+/// Whether `name` begins with `prefix` (lower-case, hyphens), case and what stands for `-` aside.
 fn starts_with_folded(name: &[u8], prefix: &[u8]) -> bool {
-    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
     name.len() >= prefix.len() && name.iter().zip(prefix).all(|(byte, wanted)| fold(*byte) == *wanted)
 }
 

@@ -1,7 +1,7 @@
 //! Request heads. Knows nothing of who sends them or where they may go.
 
 use super::bytes::{Class, list};
-use super::framing::FramingFields;
+use super::framing::{FramingFields, LOOKALIKE};
 use super::headers::{Stop, Window, authenticates_connection};
 use super::{
     Authority, ConnectionOptions, Framing, HeadError, HeadLimits, Header, HeaderList, HeaderName, Method,
@@ -189,6 +189,7 @@ impl<'b> Facts<'b> {
             }
             HeaderName::ContentLength => self.framing.content_length(header.value)?,
             HeaderName::TransferEncoding => self.framing.transfer_encoding(header.value)?,
+            HeaderName::FramingLookalike => return Err(LOOKALIKE),
             HeaderName::Connection => self.connection.add(header.value)?,
             HeaderName::Upgrade => {
                 self.websocket |= list(header.value).any(|token| token.eq_ignore_ascii_case(b"websocket"));

@@ -1,7 +1,7 @@
 //! Response heads. Knows nothing of the origin that sent them.
 
 use super::bytes::list;
-use super::framing::FramingFields;
+use super::framing::{FramingFields, LOOKALIKE};
 use super::headers::{Stop, Window, authenticates_connection};
 use super::request::version;
 use super::{
@@ -157,6 +157,7 @@ impl Facts {
         match header.id {
             HeaderName::ContentLength => self.framing.content_length(header.value),
             HeaderName::TransferEncoding => self.framing.transfer_encoding(header.value),
+            HeaderName::FramingLookalike => Err(LOOKALIKE),
             HeaderName::Connection => self.connection.add(header.value),
             HeaderName::Upgrade => {
                 for token in list(header.value) {

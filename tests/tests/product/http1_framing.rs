@@ -50,6 +50,8 @@ fn an_answer_that_breaks_the_rules_is_a_502_and_fools_nobody_else() {
         head("Content-Length: +5\r\n"),
         head("Transfer-Encoding: gzip, chunked\r\n"),
         head("Transfer-Encoding : chunked\r\n"),
+        head("Content-Length: 5\r\nContent_Length: 6\r\n"),
+        head("Content-Length: 5\r\nTransfer_Encoding: chunked\r\n"),
         head("X: a\r\n folded\r\n"),
         head("X: a\rb\r\n"),
         head("X: a\0b\r\n"),
