@@ -1,6 +1,5 @@
 //! Long bodies of a known length through the production sessions: spliced, exact, and no byte beyond their length.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sluice_engine::{Engine, Stream};
@@ -8,14 +7,12 @@ use sluice_engine_sim::{Faults, Sim, SimEngine};
 use sluice_proto::http1::Method;
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
-use sluice_tests::sim::client::Client;
+use sluice_tests::sim::client::{Client, connect};
 use sluice_tests::sim::pattern;
-use sluice_tests::sim::script::{self, Heard, Step, send};
-use sluice_tests::sim::world::{ALLOWED, PROXY, World, registry_only};
+use sluice_tests::sim::script::{self, FORGED, HONEST, Heard, Step, send};
+use sluice_tests::sim::world::{Setup, World, registry_only};
 
 const LONG: usize = 3_000_000;
-const HONEST: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhonest";
-const FORGED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
 const GET: &[u8] = b"GET http://allowed.test/ HTTP/1.1\r\nHost: allowed.test\r\n\r\n";
 
 /// Sockets that hold more than makes a run of full buffers. Who then begins to read late makes one, whatever the seed.
@@ -23,20 +20,8 @@ const ROOMY: Faults =
     Faults { socket_buffer_bytes_min: 1 << 20, socket_buffer_bytes_max: 1 << 20, ..Faults::none() };
 const LATE: Duration = Duration::from_millis(200);
 
-/// The first connection plays `steps`, all others answer shortly.
 fn world(faults: Faults, steps: Vec<Step>) -> (World, SimEngine, Heard) {
-    let world = World::start(Sim::new(29, faults), registry_only());
-    let script = move |index| match index {
-        0 => steps.clone(),
-        _ => vec![[Step::Heads(1), send(HONEST)]; 10].concat(),
-    };
-    let heard = script::serve(&world.host(200), SocketAddr::new(ALLOWED.into(), 80), script);
-    let engine = world.host(5);
-    (world, engine, heard)
-}
-
-async fn connect(engine: &SimEngine) -> Client {
-    Client::connect(engine, PROXY).await.expect("the door is open")
+    script::world(Sim::new(29, faults), Setup::default(), script::first(steps))
 }
 
 fn response(body: &[u8]) -> Vec<u8> {

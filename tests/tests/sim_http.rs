@@ -8,9 +8,9 @@ use sluice_engine_sim::{Faults, Sim, SimEngine};
 use sluice_proto::http1::Method;
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
-use sluice_tests::sim::client::{Client, Response};
+use sluice_tests::sim::client::{Client, Response, connect};
 use sluice_tests::sim::origin::{Behaviour, Expected, Ledger, summary};
-use sluice_tests::sim::world::{PROXY, World, registry_only};
+use sluice_tests::sim::world::{World, registry_only};
 use sluice_tests::sim::{pattern, request, request_with_body};
 
 /// A world, its clients' host and what its origins see.
@@ -19,10 +19,6 @@ fn world() -> (World, SimEngine, Ledger) {
     let ledger = world.serve_origins();
     let engine = world.host(5);
     (world, engine, ledger)
-}
-
-async fn connect(engine: &SimEngine) -> Client {
-    Client::connect(engine, PROXY).await.expect("the door is open")
 }
 
 /// Sends while it reads: an early answer must not have to wait for the whole request.

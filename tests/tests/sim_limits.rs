@@ -1,49 +1,20 @@
 //! What happens at a worker's limits: a full one rests its doors and says so, one out of descriptors backs off, idle upstreams
 //! give way.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sluice_bridge::{Command, Notice};
 use sluice_engine::Engine;
-use sluice_engine_sim::{Faults, Sim, SimEngine};
-use sluice_policy::PolicyInput;
+use sluice_engine_sim::Faults;
 use sluice_proto::http1::Method;
-use sluice_tests::sim::client::Client;
+use sluice_tests::sim::client::{Client, open, tunnel};
+use sluice_tests::sim::get;
 use sluice_tests::sim::origin::Behaviour;
-use sluice_tests::sim::request;
-use sluice_tests::sim::world::{PROXY, Setup, World, registry_only};
-
-fn world(policy: PolicyInput, setup: Setup) -> (World, SimEngine) {
-    let world = World::with(Sim::new(11, Faults::none()), policy, setup);
-    world.serve_origins();
-    let engine = world.host(5);
-    (world, engine)
-}
-
-async fn open(engine: &SimEngine, door: SocketAddr, first: &[u8]) -> Client {
-    let client = Client::connect(engine, door).await.expect("the door is open");
-    client.send(first).await.expect("a new connection takes it");
-    client
-}
-
-async fn tunnel(engine: &SimEngine, authority: &str) -> Client {
-    let mut client = open(engine, PROXY, &connect_to(authority)).await;
-    assert_eq!(client.response(Method::Connect).await.expect("an answer").status, 200, "{authority}");
-    client
-}
-
-fn connect_to(authority: &str) -> Vec<u8> {
-    format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").into_bytes()
-}
-
-fn get(host: &str, what: Behaviour, length: usize) -> Vec<u8> {
-    request("GET", host, what, 10, length)
-}
+use sluice_tests::sim::world::{PROXY, Setup, registry_only, undisturbed};
 
 #[test]
 fn a_full_worker_rests_its_doors_and_can_still_close_them() {
-    let (world, engine) = world(registry_only(), Setup { connections_max: 2, ..Setup::default() });
+    let (world, engine) = undisturbed(registry_only(), Setup { connections_max: 2, ..Setup::default() });
     world.sim.block_on(async {
         let first = tunnel(&engine, "allowed.test:9000").await;
         let _second = tunnel(&engine, "allowed.test:9000").await;
@@ -67,7 +38,7 @@ fn a_full_worker_rests_its_doors_and_can_still_close_them() {
 
 #[test]
 fn the_log_hears_of_a_full_worker_now_and_then_and_each_time_of_its_end() {
-    let (world, engine) = world(registry_only(), Setup { connections_max: 2, ..Setup::default() });
+    let (world, engine) = undisturbed(registry_only(), Setup { connections_max: 2, ..Setup::default() });
     let told = || {
         let notices = world.notices.borrow();
         let count = |wanted| {
@@ -107,7 +78,7 @@ fn the_log_hears_of_a_full_worker_now_and_then_and_each_time_of_its_end() {
 
 #[test]
 fn running_out_of_descriptors_is_survived() {
-    let (world, engine) = world(registry_only(), Setup::default());
+    let (world, engine) = undisturbed(registry_only(), Setup::default());
     world.sim.block_on(async {
         world.sim.set_faults(Faults { descriptors_exhausted_permille: 1000, ..Faults::none() });
         let mut client = open(&engine, PROXY, &get("allowed.test", Behaviour::Plain, 5)).await;
@@ -127,7 +98,7 @@ fn running_out_of_descriptors_is_survived() {
 
 #[test]
 fn idle_upstreams_give_their_descriptors_to_connections() {
-    let (world, engine) = world(registry_only(), Setup { connections_max: 2, ..Setup::default() });
+    let (world, engine) = undisturbed(registry_only(), Setup { connections_max: 2, ..Setup::default() });
     world.sim.block_on(async {
         let mut first = Client::connect(&engine, PROXY).await.unwrap();
         for host in ["allowed.test", "other.allowed.test", "mixed.test", "dual.test"] {

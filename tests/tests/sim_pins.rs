@@ -1,20 +1,18 @@
 //! Authentication of connections through the production sessions: whom an authenticated upstream connection serves.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sluice_bridge::Auth;
 use sluice_engine::Stream;
 use sluice_engine_sim::{Faults, Sim, SimEngine};
 use sluice_proto::http1::Method;
-use sluice_tests::sim::client::Client;
+use sluice_tests::sim::client::{Client, connect};
 use sluice_tests::sim::script::{self, Heard, Step, send};
-use sluice_tests::sim::world::{ALLOWED, PROXY, Setup, World, registry_only};
+use sluice_tests::sim::world::{Setup, World, registry_only};
 
 /// An origin on whose every connection the first `asked` requests are challenged, and all others are taken for those of
 /// who answered; the body tells the connection.
 fn world(asked: usize, setup: Setup) -> (World, SimEngine, Heard) {
-    let world = World::with(Sim::new(17, Faults::none()), registry_only(), setup);
     let script = move |index: usize| {
         let challenge = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\", NTLM\r\nContent-Length: 2\r\n\r\nno";
         let welcome = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{index}");
@@ -23,13 +21,7 @@ fn world(asked: usize, setup: Setup) -> (World, SimEngine, Heard) {
         steps.extend(vec![answer(&welcome); 20]);
         steps.concat()
     };
-    let heard = script::serve(&world.host(200), SocketAddr::new(ALLOWED.into(), 80), script);
-    let engine = world.host(5);
-    (world, engine, heard)
-}
-
-async fn connect(engine: &SimEngine) -> Client {
-    Client::connect(engine, PROXY).await.expect("the door is open")
+    script::world(Sim::new(17, Faults::none()), setup, script)
 }
 
 /// Asks with more lines; gives the status and the body.
@@ -153,11 +145,9 @@ fn an_idle_pinned_connection_to_what_is_denied_now_is_closed() {
 
 #[test]
 fn a_pinned_connection_that_has_gone_is_replaced() {
-    let world = World::start(Sim::new(17, Faults::none()), registry_only());
-    let heard = script::serve(&world.host(200), SocketAddr::new(ALLOWED.into(), 80), |index| {
-        vec![Step::Heads(1), send(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{index}"))]
-    });
-    let engine = world.host(5);
+    let script =
+        |index| vec![Step::Heads(1), send(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{index}"))];
+    let (world, engine, heard) = script::world(Sim::new(17, Faults::none()), Setup::default(), script);
     world.sim.block_on(async {
         let mut client = connect(&engine).await;
         for index in ["0", "1", "2"] {

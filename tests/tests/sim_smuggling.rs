@@ -1,34 +1,18 @@
 //! Responses that two parties could read differently, through the production sessions: the client gets an answer of
 //! ours or a cut, and the connection serves nobody else.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sluice_engine::Engine;
 use sluice_engine_sim::{Faults, Sim, SimEngine};
 use sluice_proto::http1::Method;
 use sluice_telemetry::ResponseFlags;
-use sluice_tests::sim::client::{Client, Response};
-use sluice_tests::sim::script::{self, Heard, Step, send};
-use sluice_tests::sim::world::{ALLOWED, PROXY, World, registry_only};
+use sluice_tests::sim::client::{Client, Response, connect};
+use sluice_tests::sim::script::{self, FORGED, Heard, Step, send};
+use sluice_tests::sim::world::{Setup, World};
 
-const FORGED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
-const HONEST: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhonest";
-
-/// The first connection plays `steps`, all others answer honestly.
 fn world(steps: Vec<Step>) -> (World, SimEngine, Heard) {
-    let world = World::start(Sim::new(23, Faults::none()), registry_only());
-    let script = move |index| match index {
-        0 => steps.clone(),
-        _ => vec![[Step::Heads(1), send(HONEST)]; 10].concat(),
-    };
-    let heard = script::serve(&world.host(200), SocketAddr::new(ALLOWED.into(), 80), script);
-    let engine = world.host(5);
-    (world, engine, heard)
-}
-
-async fn connect(engine: &SimEngine) -> Client {
-    Client::connect(engine, PROXY).await.expect("the door is open")
+    script::world(Sim::new(23, Faults::none()), Setup::default(), script::first(steps))
 }
 
 async fn ask(client: &mut Client, method: &str) -> std::io::Result<Response> {

@@ -10,10 +10,10 @@ use sluice_policy::PolicyInput;
 use sluice_proto::http1::Method;
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
-use sluice_tests::sim::client::Client;
+use sluice_tests::sim::client::{Client, connect};
 use sluice_tests::sim::pattern;
 use sluice_tests::sim::script::{self, Heard, Step, send};
-use sluice_tests::sim::world::{ALLOWED, DENIED, HTTP, PROXY, REDIRECT, TPROXY, World, registry_only};
+use sluice_tests::sim::world::{ALLOWED, DENIED, HTTP, REDIRECT, Setup, TPROXY, World, registry_only};
 
 const ASK: &str = "GET http://allowed.test/chat HTTP/1.1\r\nHost: allowed.test\r\nConnection: keep-alive, Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a2V5\r\n\r\n";
@@ -23,14 +23,7 @@ const PLAIN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const GET: &[u8] = b"GET http://allowed.test/ HTTP/1.1\r\nHost: allowed.test\r\n\r\n";
 
 fn world(script: impl Fn(usize) -> Vec<Step> + 'static) -> (World, SimEngine, Heard) {
-    let world = World::start(Sim::new(11, Faults::none()), registry_only());
-    let heard = script::serve(&world.host(200), SocketAddr::new(ALLOWED.into(), 80), script);
-    let engine = world.host(5);
-    (world, engine, heard)
-}
-
-async fn connect(engine: &SimEngine) -> Client {
-    Client::connect(engine, PROXY).await.expect("the door is open")
+    script::world(Sim::new(11, Faults::none()), Setup::default(), script)
 }
 
 /// Reads a head as it stands.

@@ -11,6 +11,9 @@ use sluice_engine::{Buffer, Engine, Stream};
 use sluice_engine_sim::{SimEngine, SimStream};
 use sluice_proto::http1::{Body, HeadLimits, Method, Progress, parse_response_head};
 
+use super::connect_to;
+use super::world::PROXY;
+
 /// A response, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -158,6 +161,25 @@ impl Client {
         self.received.extend_from_slice(&buffer);
         Ok(())
     }
+}
+
+/// A client of the proxy door that has said nothing yet.
+pub async fn connect(engine: &SimEngine) -> Client {
+    open(engine, PROXY, b"").await
+}
+
+/// A client of a door that has sent its first bytes.
+pub async fn open(engine: &SimEngine, door: SocketAddr, first: &[u8]) -> Client {
+    let client = Client::connect(engine, door).await.expect("the door is open");
+    client.send(first).await.expect("a new connection takes it");
+    client
+}
+
+/// A client whose CONNECT the proxy door has granted.
+pub async fn tunnel(engine: &SimEngine, authority: &str) -> Client {
+    let mut client = open(engine, PROXY, &connect_to(authority)).await;
+    assert_eq!(client.response(Method::Connect).await.expect("an answer").status, 200, "{authority}");
+    client
 }
 
 /// Sends what is to go out; after an error nothing more.

@@ -12,7 +12,17 @@ pub fn request(method: &str, host: &str, what: origin::Behaviour, id: u64, lengt
     format!("{method} http://{host}/{what}/{id}/{length} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
-/// The same with a body of a known length.
+/// A GET to a proxy for `length` bytes of an origin of [`origin`].
+pub fn get(host: &str, what: origin::Behaviour, length: usize) -> Vec<u8> {
+    request("GET", host, what, 10, length)
+}
+
+/// A CONNECT to a proxy.
+pub fn connect_to(authority: &str) -> Vec<u8> {
+    format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").into_bytes()
+}
+
+/// A request with a body of a known length.
 pub fn request_with_body(method: &str, host: &str, what: origin::Behaviour, id: u64, body: &[u8]) -> Vec<u8> {
     let (what, length) = (what.name(), body.len());
     let head = format!(

@@ -6,7 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_engine::{Buffer, Engine, Listener, Stream};
-use sluice_engine_sim::{SimEngine, SimStream};
+use sluice_engine_sim::{Sim, SimEngine, SimStream};
+
+use super::world::{ALLOWED, Setup, World, registry_only};
+
+/// A response that anybody may see.
+pub const HONEST: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhonest";
+/// A response that nobody may.
+pub const FORGED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
 
 /// One thing that an origin does.
 #[derive(Clone, Debug)]
@@ -48,6 +55,27 @@ impl Heard {
     /// What came on all of them, as text.
     pub fn all(&self) -> String {
         String::from_utf8_lossy(&self.0.borrow().concat()).into_owned()
+    }
+}
+
+/// A world whose only origin, that of `allowed.test` on port 80, plays `script(n)` on its n-th connection; and its clients'
+/// host.
+pub fn world(
+    sim: Sim,
+    setup: Setup,
+    script: impl Fn(usize) -> Vec<Step> + 'static,
+) -> (World, SimEngine, Heard) {
+    let world = World::with(sim, registry_only(), setup);
+    let heard = serve(&world.host(200), SocketAddr::new(ALLOWED.into(), 80), script);
+    let engine = world.host(5);
+    (world, engine, heard)
+}
+
+/// A script whose first connection plays `steps`; all others answer honestly.
+pub fn first(steps: Vec<Step>) -> impl Fn(usize) -> Vec<Step> {
+    move |index| match index {
+        0 => steps.clone(),
+        _ => vec![[Step::Heads(1), send(HONEST)]; 10].concat(),
     }
 }
 

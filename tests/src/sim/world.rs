@@ -13,13 +13,13 @@ use sluice_bridge::{
 };
 use sluice_dataplane::{WorkerConfig, run_worker};
 use sluice_engine::Engine;
-use sluice_engine_sim::{Sim, SimEngine};
+use sluice_engine_sim::{Faults, Sim, SimEngine};
 use sluice_policy::{
     Cidr, EndpointAddress, EndpointInput, HostPattern, Identity, Mode, Origin, PolicyInput, PortInput,
     Protocol, Resolution, ServiceInput, compile,
 };
 use sluice_telemetry::Registry;
-use sluice_telemetry::access_log::Entry;
+use sluice_telemetry::access_log::{Entry, Field};
 use tokio::sync::mpsc;
 
 use super::origin::{self, Ledger};
@@ -257,6 +257,12 @@ impl World {
         self.records.borrow().clone()
     }
 
+    /// The reasons in the records written so far; `-` where there is none.
+    pub fn reasons(&self) -> Vec<String> {
+        let reason = |reason: Option<&[u8]>| String::from_utf8_lossy(reason.unwrap_or(b"-")).into_owned();
+        self.records().iter().map(|record| reason(record.get(Field::PolicyReason))).collect()
+    }
+
     /// Stops the worker and checks that it leaves nothing open and that the books balance. Gives all records.
     pub fn stop(self) -> Vec<Entry> {
         self.command(Command::Stop);
@@ -277,6 +283,14 @@ impl World {
         assert_eq!((open.engine_streams, open.engine_listeners), (0, 0), "seed {}: {open:?}", sim.seed());
         records
     }
+}
+
+/// A world without faults, with its origins; and its clients' host.
+pub fn undisturbed(policy: PolicyInput, setup: Setup) -> (World, SimEngine) {
+    let world = World::with(Sim::new(11, Faults::none()), policy, setup);
+    world.serve_origins();
+    let engine = world.host(5);
+    (world, engine)
 }
 
 /// The zone: what DNS says in this world.
