@@ -1,11 +1,38 @@
 # shellcheck shell=bash
-# What redirect.sh and tproxy.sh share: words for errors, checked settings, and the table's coming and going.
+# What redirect.sh and tproxy.sh share: words for errors, arguments, checked settings, and the table's coming and going.
 # It is sourced, not run. Each script has set TABLE, and defines `rules`, which prints the table's contents.
 
 # The codes of sysexits(3): 64 usage, 69 something that is needed is not there, 77 no permission.
 fail() {
     printf '%s: %s\n' "${0##*/}" "$2" >&2
     exit "$1"
+}
+
+# Reads the arguments of a script: sets `action`, and for `--some-setting VALUE` the variable some_setting. An action may
+# stand anywhere, and once; SETTING... are the settings that the script has. `usage` is the script's own.
+read_arguments() { # "SETTING..." ARGUMENT...
+    local settings=" $1 " name
+    shift
+    action=
+    while (($# > 0)); do
+        name=${1#--}
+        case $1 in
+            up | down | status | print)
+                [[ -z $action ]] || fail 64 "\"$action\" and \"$1\": one at a time"
+                action=$1
+                ;;
+            -h | --help) usage && exit 0 ;;
+            --*)
+                [[ $name =~ ^[a-z-]+$ && $settings == *" $name "* ]] || fail 64 "unknown argument \"$1\"; see --help"
+                (($# > 1)) || fail 64 "$1 needs a value"
+                printf -v "${name//-/_}" %s "$2"
+                shift
+                ;;
+            *) fail 64 "unknown argument \"$1\"; see --help" ;;
+        esac
+        shift
+    done
+    [[ -n $action ]] || { usage >&2 && exit 64; }
 }
 
 # The items of a list, separated by commas or white space, one per line.

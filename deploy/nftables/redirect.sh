@@ -26,7 +26,6 @@ setting               environment              default
 TEXT
 }
 
-action=
 port=${CAPTURE_PORT-15001}
 own_users=${CAPTURE_OWN_USERS-sluice}
 own_mark=${CAPTURE_OWN_MARK-}
@@ -35,24 +34,7 @@ users=${CAPTURE_USERS-}
 resolvers=${CAPTURE_RESOLVERS-$(system_resolvers)}
 exclude=${CAPTURE_EXCLUDE-}
 
-while (($# > 0)); do
-    case $1 in
-        up | down | status | print)
-            [[ -z $action ]] || fail 64 "\"$action\" and \"$1\": one at a time"
-            action=$1
-            ;;
-        --port | --own-users | --own-mark | --own-cgroup | --users | --resolvers | --exclude)
-            (($# > 1)) || fail 64 "$1 needs a value"
-            name=${1#--}
-            printf -v "${name//-/_}" %s "$2"
-            shift
-            ;;
-        -h | --help) usage && exit 0 ;;
-        *) fail 64 "unknown argument \"$1\"; see --help" ;;
-    esac
-    shift
-done
-[[ -n $action ]] || { usage >&2 && exit 64; }
+read_arguments "port own-users own-mark own-cgroup users resolvers exclude" "$@"
 
 # The numbers of a list of users.
 user_ids() { # SETTING LIST

@@ -32,7 +32,6 @@ setting               environment           default
 TEXT
 }
 
-action=
 clients=${CAPTURE_CLIENTS-}
 port=${CAPTURE_PORT-15001}
 input=${CAPTURE_INPUT-}
@@ -43,23 +42,7 @@ mark=${CAPTURE_MARK-0x736c}
 table=${CAPTURE_TABLE-7361}
 priority=${CAPTURE_PRIORITY-7361}
 
-while (($# > 0)); do
-    case $1 in
-        up | down | status | print)
-            [[ -z $action ]] || fail 64 "\"$action\" and \"$1\": one at a time"
-            action=$1
-            ;;
-        --clients | --port | --input | --manage | --resolvers | --exclude | --mark | --table | --priority)
-            (($# > 1)) || fail 64 "$1 needs a value"
-            printf -v "${1#--}" %s "$2"
-            shift
-            ;;
-        -h | --help) usage && exit 0 ;;
-        *) fail 64 "unknown argument \"$1\"; see --help" ;;
-    esac
-    shift
-done
-[[ -n $action ]] || { usage >&2 && exit 64; }
+read_arguments "clients port input manage resolvers exclude mark table priority" "$@"
 
 check_settings() {
     local interface
