@@ -13,7 +13,7 @@ use std::task::{Poll, Waker};
 
 use slab::Slab;
 use sluice_bridge::{Auth, ConnectionRow, DoorPlan, Path, Phase};
-use sluice_engine::{Abort, Engine, Instant, Stream};
+use sluice_engine::{Abort, Buffer, Engine, Instant, Stream};
 use sluice_policy::{Proof, Reason};
 use sluice_relay::Counters;
 
@@ -26,6 +26,14 @@ type AbortOf<E> = <<E as Engine>::Stream as Stream>::Abort;
 /// An address of a dual-stack socket as what it is: IPv4-mapped addresses are IPv4.
 pub(crate) fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// A client as its session hands it on, from accept until it is known what it carries.
+pub(crate) struct Downstream<E: Engine> {
+    pub(crate) connection: Admitted<E>,
+    pub(crate) stream: E::Stream,
+    /// What the client sent ahead: received, and not yet consumed.
+    pub(crate) early: Option<Buffer>,
 }
 
 /// A connection while it lives.

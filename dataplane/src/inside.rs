@@ -8,28 +8,20 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_bridge::Phase;
-use sluice_engine::{Buffer, Deadline, Engine, Stream};
+use sluice_engine::{Deadline, Engine, Stream};
 use sluice_policy::{HostBuf, Reason, parse_host};
 use sluice_proto::tls::{ClientHello, HelloParser};
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
 
 use crate::carried::Carried;
-use crate::connection::{Admitted, Connection};
+use crate::connection::{Admitted, Connection, Downstream};
 use crate::http1::{Client, Mode};
 use crate::reach::{self, Reached};
 use crate::record::Record;
 use crate::route::{Destination, Route, Wanted};
 use crate::sniff::{self, Sniffed};
 use crate::tunnel;
-
-/// The client's side of a flow, once its door has no more to ask or to tell.
-pub(crate) struct Downstream<E: Engine> {
-    pub(crate) connection: Admitted<E>,
-    pub(crate) stream: E::Stream,
-    /// What the client sent ahead: received, and not yet consumed.
-    pub(crate) early: Option<Buffer>,
-}
 
 /// Serves a flow whose destination has been reached. It becomes a tunnel, or ends; or it is a client whose requests
 /// are to be served one by one (`http1::serve`).

@@ -15,6 +15,7 @@ mod own_dials;
 mod proxy_protocol;
 mod reach;
 mod record;
+mod refusal;
 mod resolve;
 mod route;
 mod session;

@@ -13,8 +13,7 @@ use sluice_proto::proxy_protocol::{ProxyError, ProxyHeader, parse};
 use sluice_telemetry::access_log::Field;
 use sluice_telemetry::{Family, ResponseFlags};
 
-use crate::connection::Connection;
-use crate::inside::Downstream;
+use crate::connection::{Connection, Downstream};
 use crate::record::Record;
 use crate::sniff::Held;
 

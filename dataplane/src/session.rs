@@ -10,21 +10,20 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_bridge::{DenyTls, DoorKind, DoorPlan, Phase};
+use sluice_bridge::{DoorKind, DoorPlan};
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::{HostBuf, Reason, parse_host};
-use sluice_proto::tls::{ClientHello, unrecognized_name_alert};
+use sluice_proto::tls::ClientHello;
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
 
 use crate::carried::Carried;
-use crate::connection::{Admitted, Connection};
+use crate::connection::{Admitted, Connection, Downstream};
 use crate::http1;
-use crate::inside::Downstream;
-use crate::linger::linger;
 use crate::proxy_protocol;
 use crate::reach::{Obstacle, reach};
 use crate::record::Record;
+use crate::refusal::{note_obstacle, refuse_tls, refuse_tunnel};
 use crate::route::{Route, Wanted};
 use crate::sniff::{self, Sniffed};
 use crate::worker::Worker;
@@ -159,55 +158,5 @@ async fn forward<E: Engine>(
             }
             downstream.reset();
         }
-    }
-}
-
-/// Refuses a flow that has no HTTP answer and no TLS alert.
-pub(crate) fn refuse_tunnel<E: Engine>(mut record: Record<E>, downstream: &E::Stream) {
-    record.black_holed();
-    downstream.reset();
-}
-
-/// Writes an obstacle into the record of a flow that has no HTTP answer.
-pub(crate) fn note_obstacle<E: Engine>(record: &mut Record<E>, obstacle: &Obstacle) {
-    match obstacle {
-        Obstacle::Denied(reason, would_allow) => {
-            record.denied(*reason);
-            record.black_holed();
-            if let Some(text) = would_allow {
-                record.entry.set_text(Field::ConnectionTerminationDetails, text);
-            }
-        }
-        Obstacle::Dns(unresolved) => {
-            record.flag(ResponseFlags::DF);
-            record.entry.set_static(Field::UpstreamTransportFailureReason, unresolved.as_str());
-        }
-        Obstacle::Cut => record.flag(ResponseFlags::LR),
-        Obstacle::Dial(error) => {
-            record.flag(ResponseFlags::UF);
-            record.entry.set_text(Field::UpstreamTransportFailureReason, &error.to_text());
-        }
-    }
-}
-
-/// Refuses a TLS client: with a reset, or with an alert that tells it that the name is the reason.
-pub(crate) async fn refuse_tls<E: Engine>(
-    connection: &Connection<E>,
-    mut record: Record<E>,
-    downstream: E::Stream,
-) {
-    record.black_holed();
-    // The decision is final: the record need not wait for the client to go.
-    drop(record);
-    if connection.door.deny_tls == DenyTls::Reset {
-        downstream.reset();
-        return;
-    }
-    let mut alert = connection.worker.engine.buffer();
-    let fits = alert.append(unrecognized_name_alert());
-    debug_assert!(fits, "an alert is 7 bytes");
-    connection.phase.set(Phase::Lingering);
-    if downstream.send(alert).await.is_ok() {
-        linger(&connection.worker, downstream).await;
     }
 }

@@ -14,15 +14,15 @@ use sluice_proto::socks5::{self, Address, ConnectRequest, Greeting, Message, Met
 use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
 
-use crate::connection::Admitted;
+use crate::connection::{Admitted, Downstream};
 use crate::dial::DialError;
 use crate::http1;
-use crate::inside::{self, Downstream};
+use crate::inside;
 use crate::linger::linger;
 use crate::reach::{Obstacle, reach};
 use crate::record::Record;
+use crate::refusal::note_obstacle;
 use crate::route::{Route, Wanted};
-use crate::session::note_obstacle;
 use crate::sniff::Held;
 use crate::unnamed;
 

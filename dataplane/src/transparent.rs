@@ -13,14 +13,14 @@ use sluice_policy::{GuardClass, Reason};
 use sluice_telemetry::Family;
 use sluice_telemetry::access_log::Field;
 
-use crate::connection::{Connection, unmapped};
+use crate::connection::{Connection, Downstream, unmapped};
 use crate::http1::{self, Client};
-use crate::inside::{self, Downstream};
+use crate::inside;
 use crate::limits::OWN_DIAL_SETTLES;
 use crate::reach::{Obstacle, reach};
 use crate::record::Record;
+use crate::refusal::{note_obstacle, refuse_tunnel};
 use crate::route::{Route, Wanted};
-use crate::session::{note_obstacle, refuse_tunnel};
 use crate::unnamed;
 
 /// Serves a captured connection to its end.

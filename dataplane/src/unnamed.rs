@@ -15,13 +15,13 @@ use sluice_proto::http1::{Opening, opening};
 use sluice_telemetry::ResponseFlags;
 
 use crate::carried::Carried;
-use crate::connection::Connection;
+use crate::connection::{Connection, Downstream};
 use crate::http1::{Client, Mode};
-use crate::inside::{self, Downstream};
+use crate::inside;
 use crate::reach::{Obstacle, reach};
 use crate::record::Record;
+use crate::refusal::{note_obstacle, refuse_tls, refuse_tunnel};
 use crate::route::Route;
-use crate::session::{note_obstacle, refuse_tls, refuse_tunnel};
 use crate::sniff::{self, Held, Sniffed};
 use crate::tunnel;
 use crate::worker::Worker;

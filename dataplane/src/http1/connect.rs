@@ -6,8 +6,8 @@ use sluice_policy::{HostBuf, Reason, parse_host};
 use sluice_proto::http1::Target;
 use sluice_telemetry::ResponseFlags;
 
-use super::exchange::{Request, Unacceptable};
 use super::identity::identify;
+use super::request::{Request, Unacceptable};
 use super::{After, Client, Mode};
 use crate::reach::reach;
 use crate::record::Record;

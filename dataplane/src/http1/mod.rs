@@ -10,7 +10,7 @@ mod exchange;
 mod identity;
 mod pins;
 mod refusal;
-mod response;
+mod request;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,8 +22,7 @@ use sluice_proto::http1::{HeadCursor, HeadError, HeadLimits};
 use sluice_telemetry::Family;
 use sluice_telemetry::access_log::Field;
 
-use crate::connection::Admitted;
-use crate::inside::Downstream;
+use crate::connection::{Admitted, Downstream};
 use crate::linger::linger;
 use crate::record::Record;
 use crate::route::Route;
@@ -89,7 +88,7 @@ pub(crate) async fn serve<E: Engine>(mut client: Client<E>) {
         let Some(head) = client.next_head().await else { return };
         let after = match head {
             // Boxed: between two requests a connection holds none of this, and most connections are between two.
-            Ok(buffer) => match Box::pin(exchange::serve_request(client, buffer)).await {
+            Ok(buffer) => match Box::pin(request::serve(client, buffer)).await {
                 Some((returned, after)) => {
                     client = returned;
                     after

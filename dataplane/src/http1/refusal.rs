@@ -8,7 +8,7 @@ use sluice_telemetry::ResponseFlags;
 use sluice_telemetry::access_log::Field;
 
 use super::answer::{self, Answer};
-use super::exchange::{Request, Unacceptable};
+use super::request::{Request, Unacceptable};
 use super::{After, Client, Mode};
 use crate::reach::{self, Obstacle};
 use crate::record::Record;

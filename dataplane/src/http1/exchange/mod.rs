@@ -17,7 +17,7 @@ use sluice_proto::http1::{RequestRewrite, write_request_head};
 use sluice_telemetry::{Counter, ResponseFlags};
 
 use super::body::compose;
-use super::exchange::Request;
+use super::request::Request;
 use super::{After, Client, Mode};
 use crate::record::Record;
 

@@ -9,7 +9,7 @@ use sluice_proto::http1::{
 use super::bulk::{RECEIVE_BYTES_MAX, Run, Side};
 use super::{DownloadError, Downloaded, Exchange};
 use crate::http1::body::{Piece, compose, last_chunk};
-use crate::http1::exchange::Request;
+use crate::http1::request::Request;
 use crate::limits::INTERIM_HEADS_MAX;
 use crate::sniff::Held;
 

@@ -10,8 +10,8 @@ use sluice_proto::http1::{Framing, Method, Progress, RequestHead, Scheme, Target
 use sluice_telemetry::access_log::Field;
 use sluice_telemetry::{Counter, ResponseFlags};
 
+use super::exchange::{self, Outcome};
 use super::identity::{identify, request_id};
-use super::response::{self, Outcome};
 use super::{After, Client, Mode, Refusal, connect};
 use crate::carried::Carried;
 use crate::reach::{self, Obstacle};
@@ -21,10 +21,7 @@ use crate::tunnel;
 use crate::upstream::Key;
 
 /// Serves the request whose head, whole or unacceptable, stands at the front of `bytes`. `None` when the connection became a tunnel.
-pub(super) async fn serve_request<E: Engine>(
-    mut client: Client<E>,
-    bytes: Buffer,
-) -> Option<(Client<E>, After)> {
+pub(super) async fn serve<E: Engine>(mut client: Client<E>, bytes: Buffer) -> Option<(Client<E>, After)> {
     let head = match parse_request_head(&bytes, &client.head_limits()) {
         Ok(Progress::Complete(head)) => head,
         // Its end was seen: it does not lack bytes.
@@ -112,7 +109,7 @@ impl Request<'_> {
                 }
             };
             route = Rc::clone(&reached.route);
-            let outcome = response::exchange(client, self, (&reached.stream, reached.reused), record).await;
+            let outcome = exchange::exchange(client, self, (&reached.stream, reached.reused), record).await;
             let again = reached.reused && !fresh && self.may_be_sent_again() && !client.connection.is_cut();
             if matches!(outcome, Outcome::OutOfTurn) {
                 client.worker().metrics.add(Counter::UpstreamUnsolicited, 1);
