@@ -3,6 +3,7 @@
 //! Whatever a test starts belongs to a value and ends when that is dropped. Nothing here knows the product's code: it
 //! sees what a user sees, which is the command line, the configuration, the sockets, the logs and the admin API.
 
+pub mod bodies;
 pub mod captured;
 pub mod client;
 pub mod config;

@@ -20,6 +20,7 @@ mod http1_peers;
 mod http1_upgrade;
 mod istio;
 mod logs;
+mod long_bodies;
 mod names;
 mod packaging;
 mod parity;
