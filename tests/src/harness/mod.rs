@@ -16,6 +16,7 @@ pub mod meter;
 pub mod netns;
 pub mod origin;
 pub mod process;
+pub mod resolvers;
 pub mod servers;
 pub mod tools;
 pub mod wait;

@@ -28,6 +28,7 @@ mod proxy_protocol;
 mod reach;
 mod rebinding;
 mod reload;
+mod resolvers;
 mod socks5;
 mod sources;
 mod start;
