@@ -6,6 +6,7 @@ mod capture;
 mod capture_scripts;
 mod cli;
 mod databases;
+mod databases_routed;
 mod denials;
 mod descriptors;
 mod desync;
