@@ -521,31 +521,25 @@ const LIMITS: Section = Section {
 };
 
 const fn millis(name: &'static str, min: i64, max: i64, default: &'static str, about: &'static str) -> Key {
-    Key {
-        name,
-        kind: Kind::Integer { min, max, unit: "milliseconds" },
-        presence: Default(default),
-        about,
-        example: default,
-    }
+    number("milliseconds", name, min, max, default, about)
 }
 
 const fn seconds(name: &'static str, min: i64, max: i64, default: &'static str, about: &'static str) -> Key {
-    Key {
-        name,
-        kind: Kind::Integer { min, max, unit: "seconds" },
-        presence: Default(default),
-        about,
-        example: default,
-    }
+    number("seconds", name, min, max, default, about)
 }
 
 const fn bytes(name: &'static str, min: i64, max: i64, default: &'static str, about: &'static str) -> Key {
-    Key {
-        name,
-        kind: Kind::Integer { min, max, unit: "bytes" },
-        presence: Default(default),
-        about,
-        example: default,
-    }
+    number("bytes", name, min, max, default, about)
+}
+
+/// A number whose example is its default.
+const fn number(
+    unit: &'static str,
+    name: &'static str,
+    min: i64,
+    max: i64,
+    default: &'static str,
+    about: &'static str,
+) -> Key {
+    Key { name, kind: Kind::Integer { min, max, unit }, presence: Default(default), about, example: default }
 }

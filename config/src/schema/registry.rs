@@ -8,6 +8,15 @@ const fn text(name: &'static str, what: &'static str, about: &'static str, examp
     Key { name, kind: Kind::Text(what), presence: Optional("none"), about, example }
 }
 
+/// Of a workload and of a service.
+const NAMESPACE: Key = Key {
+    name: "namespace",
+    kind: Kind::Text("a name"),
+    presence: Default("\"default\""),
+    about: "Its namespace.",
+    example: "\"default\"",
+};
+
 pub(super) const SCOPE: Section = Section {
     about: "A stricter or looser mode for some sources; the most specific scope wins over the global mode.",
     keys: &[
@@ -51,13 +60,7 @@ pub(super) const WORKLOAD: Section = Section {
             about: "The workload's name; unique in its namespace.",
             example: "\"idgen\"",
         },
-        Key {
-            name: "namespace",
-            kind: Kind::Text("a name"),
-            presence: Default("\"default\""),
-            about: "Its namespace.",
-            example: "\"default\"",
-        },
+        NAMESPACE,
         text("service_account", "a name", "Its service account.", "\"idgen\""),
         text("principal", "a SPIFFE id", "Its SPIFFE id.", "\"spiffe://cluster.local/ns/default/sa/idgen\""),
         Key {
@@ -122,13 +125,7 @@ const SERVICE_KEYS: &[Key] = &[
         about: "Unique in its namespace.",
         example: "\"httpbin-ext\"",
     },
-    Key {
-        name: "namespace",
-        kind: Kind::Text("a name"),
-        presence: Default("\"default\""),
-        about: "Its namespace.",
-        example: "\"default\"",
-    },
+    NAMESPACE,
     Key {
         name: "hosts",
         kind: Kind::List(&Kind::Text("a host name or \"*.\" and a suffix")),
