@@ -4,11 +4,12 @@
 //! What a declared port promises is checked before any payload goes up: TLS wants a ClientHello whose name stays
 //! inside the rule, HTTP is proxied request by request. Everything else is relayed.
 
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use sluice_bridge::Phase;
-use sluice_engine::{Deadline, Engine, Stream};
+use sluice_engine::{Engine, Stream};
 use sluice_policy::{HostBuf, Reason, parse_host};
 use sluice_proto::tls::{ClientHello, HelloParser};
 use sluice_telemetry::ResponseFlags;
@@ -68,7 +69,7 @@ async fn typed_tls<E: Engine>(
             None => return record.flag(ResponseFlags::DC),
         },
     };
-    cut(record, refused, &stream, Some(&reached.stream));
+    cut(record, refused, &stream, &reached.stream);
 }
 
 /// A port that is declared HTTP: requests in the tunnel are proxied one by one, each inside the rule. The connection
@@ -108,12 +109,9 @@ async fn look_at_first_bytes<E: Engine>(
     stream: E::Stream,
     reached: Reached<E>,
 ) {
-    use futures_util::future::{Either, select};
-    use std::pin::pin;
     connection.phase.set(Phase::Relaying);
-    let idle_ms = connection.worker.snapshot().limits.tunnel_idle_timeout_ms;
-    let deadline = Deadline::new(connection.worker.engine.clone());
-    deadline.set(Some(connection.worker.engine.now() + Duration::from_millis(idle_ms)));
+    let worker = &connection.worker;
+    let deadline = worker.deadline_in_ms(worker.snapshot().limits.tunnel_idle_timeout_ms);
     let (from_downstream, from_upstream) = {
         let (down, up) = (pin!(stream.receive()), pin!(reached.stream.receive()));
         match deadline.run(select(down, up)).await {
@@ -152,6 +150,7 @@ pub(crate) fn inner_route<E: Engine>(
     Ok(Some(connection.worker.decide(&asker, wanted)))
 }
 
+/// Notes the name that a ClientHello asks for.
 pub(crate) fn note_server_name<E: Engine>(record: &mut Record<E>, hello: &ClientHello) {
     if let Some(name) = hello.server_name {
         record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
@@ -178,12 +177,10 @@ pub(crate) fn tls_of(hello: &ClientHello) -> Carried {
     }
 }
 
-/// Cuts a tunnel before any payload went up.
-fn cut<E: Engine>(mut record: Record<E>, reason: Reason, stream: &E::Stream, upstream: Option<&E::Stream>) {
+/// Cuts both sides of a tunnel before any payload went up.
+fn cut<E: Engine>(mut record: Record<E>, reason: Reason, downstream: &E::Stream, upstream: &E::Stream) {
     record.denied(reason);
     record.flag(ResponseFlags::UH);
-    stream.reset();
-    if let Some(upstream) = upstream {
-        upstream.reset();
-    }
+    downstream.reset();
+    upstream.reset();
 }

@@ -4,10 +4,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sluice_bridge::{Phase, ProxyProtocol};
-use sluice_engine::{Buffer, Deadline, Engine, Stream};
+use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::Reason;
 use sluice_proto::proxy_protocol::{ProxyError, ProxyHeader, parse};
 use sluice_telemetry::access_log::Field;
@@ -63,9 +62,7 @@ async fn read<E: Engine>(
     }
     connection.phase.set(Phase::Sniffing);
     let worker = &connection.worker;
-    let timeout_ms = worker.snapshot().limits.sniff_timeout_ms;
-    let deadline = Deadline::new(worker.engine.clone());
-    deadline.set(Some(worker.engine.now() + Duration::from_millis(timeout_ms)));
+    let deadline = worker.deadline_in_ms(worker.snapshot().limits.sniff_timeout_ms);
     let mut held = Held::default();
     loop {
         match deadline.run(stream.receive()).await {

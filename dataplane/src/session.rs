@@ -20,6 +20,7 @@ use sluice_telemetry::access_log::Field;
 use crate::carried::Carried;
 use crate::connection::{Admitted, Connection, Downstream};
 use crate::http1;
+use crate::inside::note_server_name;
 use crate::proxy_protocol;
 use crate::reach::{Obstacle, reach};
 use crate::record::Record;
@@ -78,9 +79,7 @@ async fn tls<E: Engine>(client: Downstream<E>) {
             return refuse_tls(&connection, record, downstream).await;
         }
     };
-    if let Some(name) = &hello.server_name {
-        record.entry.set_bytes(Field::RequestedServerName, name.as_bytes());
-    }
+    note_server_name(&mut record, &hello);
     let wanted = match wanted_by_hello(&connection, &hello) {
         Ok(wanted) => wanted,
         Err(reason) => {

@@ -1,9 +1,7 @@
 //! What a client wants, read from its first bytes without answering them. The bytes themselves are kept, unmodified.
 
-use std::time::Duration;
-
 use sluice_bridge::Phase;
-use sluice_engine::{Buffer, Deadline, Engine, Stream};
+use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::Reason;
 use sluice_proto::tls::{ClientHello, HelloError, HelloParser};
 
@@ -61,8 +59,7 @@ pub(crate) async fn client_hello<E: Engine>(
         let snapshot = worker.snapshot();
         (snapshot.limits.hello_bytes_max, snapshot.limits.sniff_timeout_ms)
     };
-    let deadline = Deadline::new(worker.engine.clone());
-    deadline.set(Some(worker.engine.now() + Duration::from_millis(timeout_ms)));
+    let deadline = worker.deadline_in_ms(timeout_ms);
     let mut parser = HelloParser::new(bytes_max);
     let mut held = Held::default();
     let mut next = early;

@@ -6,10 +6,9 @@
 //! been told all that it waits for.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use sluice_bridge::Phase;
-use sluice_engine::{Buffer, Deadline, Engine, Stream};
+use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::Reason;
 use sluice_proto::http1::{Opening, opening};
 use sluice_telemetry::ResponseFlags;
@@ -160,9 +159,7 @@ async fn first_bytes<E: Engine>(downstream: &mut Downstream<E>) -> Option<Option
     let Downstream { connection, stream, early } = downstream;
     connection.phase.set(Phase::Sniffing);
     let worker = &connection.worker;
-    let sniff_ms = worker.snapshot().limits.sniff_timeout_ms;
-    let deadline = Deadline::new(worker.engine.clone());
-    deadline.set(Some(worker.engine.now() + Duration::from_millis(sniff_ms)));
+    let deadline = worker.deadline_in_ms(worker.snapshot().limits.sniff_timeout_ms);
     let mut held = Held::default();
     let mut next = early.take();
     loop {

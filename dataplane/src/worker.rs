@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use slab::Slab;
 use sluice_bridge::{Command, Door, DoorKind, DoorPlan, Notice, Records, Retired, Snapshot, WorkerPort};
-use sluice_engine::{Engine, Instant, Stream};
+use sluice_engine::{Deadline, Engine, Instant, Stream};
 use sluice_policy::{Proof, UnixSeconds};
 use sluice_telemetry::{Counter, Family, Gauge, WorkerMetrics, access_log};
 use tokio::sync::mpsc;
@@ -92,6 +92,13 @@ impl<E: Engine> Worker<E> {
     /// The policy and numbers in force. Not to be held over an await.
     pub(crate) fn snapshot(&self) -> Ref<'_, Snapshot> {
         Ref::map(self.snapshot.borrow(), |snapshot| &**snapshot)
+    }
+
+    /// A deadline so many milliseconds from now.
+    pub(crate) fn deadline_in_ms(&self, milliseconds: u64) -> Deadline<E> {
+        let deadline = Deadline::new(self.engine.clone());
+        deadline.set(Some(self.engine.now() + Duration::from_millis(milliseconds)));
+        deadline
     }
 
     /// Wall-clock seconds, for expiry.

@@ -44,7 +44,8 @@ metrics! {
         "Times that one direction of a tunnel went from buffers to splice.";
     RelaySpliceDemotions = "egress_relay_splice_demotions_total",
         "Times that one direction of a tunnel went from splice back to buffers.";
-    BodiesSpliced = "egress_http_exchanges_spliced_total", "Requests of which one body at least was spliced in part.";
+    ExchangesSpliced = "egress_http_exchanges_spliced_total",
+        "Requests of which one body at least was spliced in part.";
     UpstreamPoolHits = "egress_upstream_pool_hits_total", "Requests sent on a pooled upstream connection.";
     UpstreamPoolMisses = "egress_upstream_pool_misses_total", "Requests that needed a new upstream connection.";
     UpstreamPoolEvictions = "egress_upstream_pool_evictions_total",

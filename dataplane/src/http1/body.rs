@@ -81,6 +81,15 @@ impl Piece<'_> {
     }
 }
 
+/// What came behind the first `length` bytes.
+pub(super) fn rest_behind(bytes: &[u8], length: usize) -> Buffer {
+    let rest = &bytes[length..];
+    let mut buffer = Buffer::with_capacity(rest.len());
+    let fits = buffer.append(rest);
+    debug_assert!(fits, "made to fit");
+    buffer
+}
+
 /// The end of a chunked body whose end was only seen when its connection closed.
 pub(super) fn last_chunk(trailers: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(8 + trailers.len());

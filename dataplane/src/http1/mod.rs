@@ -163,7 +163,8 @@ impl<E: Engine> Client<E> {
         HeadLimits { head_bytes_max, ..HeadLimits::default() }
     }
 
-    /// Waits for the end of a request head; gives all bytes until there and whatever came behind. `None` when the connection ended between requests.
+    /// Waits for the end of a request head; gives all bytes until there and whatever came behind. `None` when the
+    /// connection ended: between requests, or within a head, which is recorded.
     async fn next_head(&mut self) -> Option<Result<Buffer, Refusal>> {
         let first = match self.held.take() {
             Some(held) => {

@@ -6,10 +6,13 @@ use std::rc::Rc;
 use sluice_bridge::Phase;
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_policy::{HostBuf, Reason, parse_host};
-use sluice_proto::http1::{Framing, Method, Progress, RequestHead, Scheme, Target, parse_request_head};
+use sluice_proto::http1::{
+    Authority, Framing, HeaderName, Method, Progress, RequestHead, Scheme, Target, parse_request_head,
+};
 use sluice_telemetry::access_log::Field;
 use sluice_telemetry::{Counter, ResponseFlags};
 
+use super::body::rest_behind;
 use super::exchange::{self, Outcome};
 use super::identity::{identify, request_id};
 use super::{After, Client, Mode, Refusal, connect};
@@ -20,7 +23,8 @@ use crate::route::{Asker, Route, Wanted};
 use crate::tunnel;
 use crate::upstream::Key;
 
-/// Serves the request whose head, whole or unacceptable, stands at the front of `bytes`. `None` when the connection became a tunnel.
+/// Serves the request whose head, whole or unacceptable, stands at the front of `bytes`. `None` when the connection became
+/// a tunnel, or is gone.
 pub(super) async fn serve<E: Engine>(mut client: Client<E>, bytes: Buffer) -> Option<(Client<E>, After)> {
     let head = match parse_request_head(&bytes, &client.head_limits()) {
         Ok(Progress::Complete(head)) => head,
@@ -32,10 +36,7 @@ pub(super) async fn serve<E: Engine>(mut client: Client<E>, bytes: Buffer) -> Op
         }
     };
     if bytes.len() > head.length {
-        let mut rest = Buffer::with_capacity(bytes.len() - head.length);
-        let fits = rest.append(&bytes[head.length..]);
-        debug_assert!(fits, "made to fit");
-        client.held = Some(rest);
+        client.held = Some(rest_behind(&bytes, head.length));
     }
     let mut record = Record::request(&client.connection);
     let id = request_id(&client.worker().engine, &head);
@@ -102,15 +103,15 @@ impl Request<'_> {
         }
         let mut fresh = false;
         loop {
-            let reached = match self.acquire(client, &route, fresh).await {
-                Ok(reached) => reached,
+            let acquired = match self.acquire(client, &route, fresh).await {
+                Ok(acquired) => acquired,
                 Err(obstacle) => {
                     return Forwarded::After(self.obstructed(client, record, &route, obstacle).await);
                 }
             };
-            route = Rc::clone(&reached.route);
-            let outcome = exchange::exchange(client, self, (&reached.stream, reached.reused), record).await;
-            let again = reached.reused && !fresh && self.may_be_sent_again() && !client.connection.is_cut();
+            route = Rc::clone(&acquired.route);
+            let outcome = exchange::exchange(client, self, (&acquired.stream, acquired.reused), record).await;
+            let again = acquired.reused && !fresh && self.may_be_sent_again() && !client.connection.is_cut();
             if matches!(outcome, Outcome::OutOfTurn) {
                 client.worker().metrics.add(Counter::UpstreamUnsolicited, 1);
             }
@@ -120,7 +121,7 @@ impl Request<'_> {
                     client.worker().metrics.add(Counter::UpstreamPoolRetries, 1);
                     fresh = true;
                 }
-                outcome => return self.conclude(client, record, reached, outcome).await,
+                outcome => return self.conclude(client, record, acquired, outcome).await,
             }
         }
     }
@@ -130,11 +131,11 @@ impl Request<'_> {
         &self,
         client: &Client<E>,
         record: &mut Record<E>,
-        reached: Acquired<E>,
+        acquired: Acquired<E>,
         outcome: Outcome,
     ) -> Forwarded<E> {
         Forwarded::After(match outcome {
-            Outcome::Switched { early } => return Forwarded::Switched(reached.stream, early),
+            Outcome::Switched { early } => return Forwarded::Switched(acquired.stream, early),
             Outcome::Unanswered if client.connection.is_cut() => {
                 record.flag(ResponseFlags::LR);
                 record.details("local_reset");
@@ -147,18 +148,18 @@ impl Request<'_> {
                 self.answer(client, record, (503, text), true).await
             }
             Outcome::OutOfTurn => {
-                reached.stream.reset();
+                acquired.stream.reset();
                 record.flag(ResponseFlags::UPE);
                 record.details("upstream_reset_before_response_started{protocol_error}");
                 self.answer(client, record, (502, "the destination spoke out of turn"), false).await
             }
             Outcome::Failed { status, text } => {
-                reached.stream.reset();
+                acquired.stream.reset();
                 self.answer(client, record, (status, text), false).await
             }
             Outcome::Done { after, reusable, surplus, authenticates } => {
                 client.worker().metrics.add(Counter::UpstreamUnsolicited, u64::from(surplus));
-                let Acquired { stream, key, route, pinned, .. } = reached;
+                let Acquired { stream, key, route, pinned, .. } = acquired;
                 if reusable {
                     let pinned = pinned || authenticates || self.head.authenticates_connection;
                     client.keep_upstream(&key, stream, route, pinned);
@@ -166,7 +167,7 @@ impl Request<'_> {
                 after
             }
             Outcome::Broken => {
-                reached.stream.reset();
+                acquired.stream.reset();
                 After::Reset
             }
         })
@@ -180,50 +181,45 @@ impl Request<'_> {
         matches!(self.head.framing, Framing::None | Framing::Length(0))
     }
 
-    /// What the request wants, by the form that its connection's mode prescribes.
+    /// What the request wants.
     fn wanted<E: Engine>(&self, client: &Client<E>) -> Result<Wanted, Unacceptable> {
-        let malformed = |text| Unacceptable { status: 400, reason: Reason::Malformed, text };
-        let (authority, default_port) = match (&client.mode, self.head.target) {
-            (Mode::Proxy, Target::Absolute { scheme: Scheme::Http, authority, .. }) => {
-                // One request, one destination: a Host that names another one is a contradiction.
-                if self.head.host.is_some_and(|host| !same_authority(host, authority)) {
-                    return Err(malformed("the Host header contradicts the request target"));
+        // HTTP/1.0 may name no host; where there is an original destination its address decides.
+        if let Mode::Inner { outer, bound: false } = &client.mode
+            && matches!(self.head.target, Target::Origin(_) | Target::Asterisk)
+            && self.head.host.is_none()
+        {
+            return Ok(outer.wanted.clone());
+        }
+        let authority = self.authority(&client.mode)?;
+        let mut scratch = HostBuf::new();
+        let host = parse_host(authority.host, &mut scratch)
+            .map_err(|_| malformed("the host is neither a name nor an address"))?;
+        Ok(match &client.mode {
+            Mode::Proxy => Wanted::named(host, authority.port.unwrap_or(80)),
+            Mode::Direct => {
+                let named = Wanted::named(host, authority.port.unwrap_or(80));
+                // Its port is Host's: only the address is the original destination's.
+                let forwarded = client.connection.original.get();
+                let forwarded = forwarded.map(|original| SocketAddr::new(original.ip(), named.port));
+                Wanted { original: named.original.or(forwarded), ..named }
+            }
+            Mode::Inner { outer, bound } => {
+                let port = outer.wanted.port;
+                if *bound && authority.port.is_some_and(|named| named != port) {
+                    return Err(Unacceptable {
+                        status: 421,
+                        reason: Reason::NameMismatch,
+                        text: "the authority's port is not the tunnel's",
+                    });
                 }
-                (authority, 80)
+                Wanted { original: outer.wanted.original, ..Wanted::named(host, port) }
             }
-            (Mode::Proxy, Target::Absolute { scheme: Scheme::Https, .. }) => {
-                return Err(malformed("https:// to a proxy: use CONNECT"));
-            }
-            (Mode::Proxy, _) => {
-                return Err(malformed(
-                    "this is a proxy: the request target must be absolute (http://host/path)",
-                ));
-            }
-            (Mode::Inner { .. }, Target::Absolute { scheme: Scheme::Https, .. }) => {
-                return Err(malformed("https:// in a tunnel of plain HTTP"));
-            }
-            (Mode::Direct, Target::Absolute { scheme: Scheme::Https, .. }) => {
-                return Err(malformed("https:// to a door of plain HTTP"));
-            }
-            // HTTP/1.0 may name no host; where there is an original destination its address decides.
-            (Mode::Inner { outer, bound: false }, Target::Origin(_) | Target::Asterisk)
-                if self.head.host.is_none() =>
-            {
-                return Ok(outer.wanted.clone());
-            }
-            (
-                Mode::Direct | Mode::Inner { .. },
-                Target::Origin(_) | Target::Asterisk | Target::Absolute { .. },
-            ) => {
-                let authority = self.head.authority().ok_or_else(|| malformed("no Host"))?;
-                if self.head.host.is_some_and(|host| !same_authority(host, authority)) {
-                    return Err(malformed("the Host header contradicts the request target"));
-                }
-                match &client.mode {
-                    Mode::Inner { outer, .. } => (authority, outer.wanted.port),
-                    Mode::Direct | Mode::Proxy => (authority, 80),
-                }
-            }
+        })
+    }
+
+    /// The authority that the request names, in the form that its connection's mode prescribes.
+    fn authority(&self, mode: &Mode) -> Result<Authority<'_>, Unacceptable> {
+        let authority = match (mode, self.head.target) {
             (Mode::Direct | Mode::Inner { .. }, Target::Authority(_)) => {
                 return Err(Unacceptable {
                     status: 405,
@@ -231,33 +227,28 @@ impl Request<'_> {
                     text: "CONNECT where no proxy is spoken to",
                 });
             }
-        };
-        let mut scratch = HostBuf::new();
-        let host = parse_host(authority.host, &mut scratch)
-            .map_err(|_| malformed("the host is neither a name nor an address"))?;
-        let port = authority.port.unwrap_or(default_port);
-        if matches!(client.mode, Mode::Inner { bound: true, .. }) && port != default_port {
-            return Err(Unacceptable {
-                status: 421,
-                reason: Reason::NameMismatch,
-                text: "the authority's port is not the tunnel's",
-            });
-        }
-        Ok(match &client.mode {
-            Mode::Proxy => Wanted::named(host, port),
-            Mode::Direct => {
-                let named = Wanted::named(host, port);
-                // Its port is Host's: only the address is the original destination's.
-                let forwarded = client.connection.original.get();
-                let forwarded = forwarded.map(|original| SocketAddr::new(original.ip(), port));
-                Wanted { original: named.original.or(forwarded), ..named }
+            (_, Target::Absolute { scheme: Scheme::Https, .. }) => {
+                return Err(malformed(match mode {
+                    Mode::Proxy => "https:// to a proxy: use CONNECT",
+                    Mode::Inner { .. } => "https:// in a tunnel of plain HTTP",
+                    Mode::Direct => "https:// to a door of plain HTTP",
+                }));
             }
-            Mode::Inner { outer, .. } => Wanted {
-                original: outer.wanted.original,
-                port: outer.wanted.port,
-                ..Wanted::named(host, port)
-            },
-        })
+            (_, Target::Absolute { authority, .. }) => authority,
+            (Mode::Proxy, _) => {
+                return Err(malformed(
+                    "this is a proxy: the request target must be absolute (http://host/path)",
+                ));
+            }
+            (Mode::Direct | Mode::Inner { .. }, Target::Origin(_) | Target::Asterisk) => {
+                self.head.host.ok_or_else(|| malformed("no Host"))?
+            }
+        };
+        // One request, one destination: a Host that names another one is a contradiction.
+        if self.head.host.is_some_and(|host| !same_authority(host, authority)) {
+            return Err(malformed("the Host header contradicts the request target"));
+        }
+        Ok(authority)
     }
 
     /// An upstream connection for the request: an idle one to an address that the name has now, else a new one.
@@ -347,10 +338,11 @@ fn admissible<E: Engine>(client: &Client<E>, route: &Route) -> Result<(), Reason
     Ok(())
 }
 
-fn same_authority(
-    one: sluice_proto::http1::Authority<'_>,
-    other: sluice_proto::http1::Authority<'_>,
-) -> bool {
+fn malformed(text: &'static str) -> Unacceptable {
+    Unacceptable { status: 400, reason: Reason::Malformed, text }
+}
+
+fn same_authority(one: Authority<'_>, other: Authority<'_>) -> bool {
     let mut scratches = (HostBuf::new(), HostBuf::new());
     match (parse_host(one.host, &mut scratches.0), parse_host(other.host, &mut scratches.1)) {
         (Ok(host), Ok(other_host)) => {
@@ -361,7 +353,6 @@ fn same_authority(
 }
 
 fn note_request<E: Engine>(record: &mut Record<E>, head: &RequestHead<'_>, id: &str) {
-    use sluice_proto::http1::HeaderName;
     let entry = &mut *record.entry;
     entry.set_bytes(Field::Method, head.method_name);
     entry.set_static(Field::Protocol, head.version.as_str());

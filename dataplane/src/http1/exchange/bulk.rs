@@ -19,11 +19,11 @@ const SET_BACK: u8 = 2;
 /// Tells bulk from other bodies: by far more full buffers than others. Not by a run without a break, as each time that
 /// a socket's queue is read empty its remainder makes a short buffer, and such a run may never come.
 #[derive(Default)]
-pub(super) struct Run {
+pub(super) struct Detector {
     full_buffers: u8,
 }
 
-impl Run {
+impl Detector {
     /// A buffer was received, and so many bytes are left of a known length. True if the rest is worth a splice.
     pub(super) fn is_bulk(&mut self, received_bytes: usize, left_bytes: u64) -> bool {
         let full = received_bytes >= RECEIVE_BYTES_MAX;
@@ -86,25 +86,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_of_full_buffers_with_enough_behind_it_is_bulk() {
+    fn mostly_full_buffers_with_enough_behind_them_are_bulk() {
         let needed = Settings::default().splice_after_full_buffers;
-        let mut run = Run::default();
+        let mut detector = Detector::default();
         for _ in 1..needed {
-            assert!(!run.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
+            assert!(!detector.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
         }
-        assert!(!run.is_bulk(RECEIVE_BYTES_MAX - 1, u64::MAX), "a smaller one sets it back");
+        assert!(!detector.is_bulk(RECEIVE_BYTES_MAX - 1, u64::MAX), "a smaller one sets it back");
         for _ in 0..SET_BACK {
-            assert!(!run.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
+            assert!(!detector.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
         }
-        assert!(run.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
-        assert!(!run.is_bulk(RECEIVE_BYTES_MAX, u64::MAX), "and begins anew");
+        assert!(detector.is_bulk(RECEIVE_BYTES_MAX, u64::MAX));
+        assert!(!detector.is_bulk(RECEIVE_BYTES_MAX, u64::MAX), "and begins anew");
         for _ in 0..2 * needed {
-            assert!(!run.is_bulk(RECEIVE_BYTES_MAX, BULK_BODY_BYTES_MIN - 1));
+            assert!(!detector.is_bulk(RECEIVE_BYTES_MAX, BULK_BODY_BYTES_MIN - 1));
         }
         // A queue that is read empty again and again, as it was seen: five full buffers and what is left.
-        let mut run = Run::default();
-        assert!((0..60).any(|n| run.is_bulk(if n % 6 == 5 { 13_552 } else { RECEIVE_BYTES_MAX }, u64::MAX)));
-        let mut run = Run::default();
-        assert!(!(0..600).any(|n| run.is_bulk(if n % 3 == 0 { RECEIVE_BYTES_MAX } else { 900 }, u64::MAX)));
+        let mut detector = Detector::default();
+        assert!(
+            (0..60).any(|n| detector.is_bulk(if n % 6 == 5 { 13_552 } else { RECEIVE_BYTES_MAX }, u64::MAX))
+        );
+        let mut detector = Detector::default();
+        assert!(
+            !(0..600).any(|n| detector.is_bulk(if n % 3 == 0 { RECEIVE_BYTES_MAX } else { 900 }, u64::MAX))
+        );
     }
 }

@@ -6,9 +6,9 @@ use sluice_proto::http1::{
     write_response_head,
 };
 
-use super::bulk::{RECEIVE_BYTES_MAX, Run, Side};
+use super::bulk::{Detector, RECEIVE_BYTES_MAX, Side};
 use super::{DownloadError, Downloaded, Exchange};
-use crate::http1::body::{Piece, compose, last_chunk};
+use crate::http1::body::{Piece, compose, last_chunk, rest_behind};
 use crate::http1::request::Request;
 use crate::limits::INTERIM_HEADS_MAX;
 use crate::sniff::Held;
@@ -176,7 +176,7 @@ impl<E: Engine> Exchange<'_, E> {
             let surplus = next.is_some_and(|rest| !rest.is_empty());
             return Ok(if surplus { Behind::Surplus } else { Behind::Nothing });
         }
-        let mut run = Run::default();
+        let mut detector = Detector::default();
         loop {
             let mut buffer = match next.take().filter(|buffer| !buffer.is_empty()) {
                 Some(buffer) => buffer,
@@ -213,7 +213,7 @@ impl<E: Engine> Exchange<'_, E> {
                     true => Behind::Nothing,
                 });
             }
-            if run.is_bulk(received, body.known_left()) {
+            if detector.is_bulk(received, body.known_left()) {
                 let (from, to) = (self.upstream, self.client);
                 let passed = self.splice(from, to, body.known_left(), &self.response_bytes).await;
                 body.pass(passed.map_err(|side| match side {
@@ -236,13 +236,4 @@ impl<E: Engine> Exchange<'_, E> {
         self.response_bytes.set(self.response_bytes.get() + buffer.len() as u64);
         self.client.send(buffer).await.map_err(|_| DownloadError::ClientGone)
     }
-}
-
-/// What came behind the first `length` bytes.
-fn rest_behind(bytes: &[u8], length: usize) -> Buffer {
-    let rest = &bytes[length..];
-    let mut buffer = Buffer::with_capacity(rest.len());
-    let fits = buffer.append(rest);
-    debug_assert!(fits, "made to fit");
-    buffer
 }

@@ -167,7 +167,7 @@ pub(super) async fn exchange<E: Engine>(
     };
     let outcome = exchange.run(request, head, draining, record).await;
     if exchange.spliced.get() {
-        client.worker().metrics.add(Counter::BodiesSpliced, 1);
+        client.worker().metrics.add(Counter::ExchangesSpliced, 1);
     }
     record.request_bytes = exchange.request_bytes.get();
     record.response_bytes = exchange.response_bytes.get();

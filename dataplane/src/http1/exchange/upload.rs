@@ -5,7 +5,7 @@ use std::future::pending;
 use sluice_engine::{Buffer, Engine, Stream};
 use sluice_proto::http1::{Body, Framing};
 
-use super::bulk::{Run, Side};
+use super::bulk::{Detector, Side};
 use super::{Exchange, UploadError};
 use crate::http1::body::Piece;
 
@@ -21,7 +21,7 @@ impl<E: Engine> Exchange<'_, E> {
     async fn request(&self, head: Buffer, framing: Framing) -> Result<(), UploadError> {
         let mut body = Body::new(framing);
         let mut head = Some(head);
-        let mut run = Run::default();
+        let mut detector = Detector::default();
         while !body.is_complete() {
             let held = self.held.take();
             let mut buffer = match held {
@@ -48,7 +48,7 @@ impl<E: Engine> Exchange<'_, E> {
             piece.send(self.upstream, head.take()).await.map_err(|_| UploadError::Upstream)?;
             self.asked.set(true);
             self.touch();
-            if run.is_bulk(received, body.known_left()) {
+            if detector.is_bulk(received, body.known_left()) {
                 let (from, to) = (self.client, self.upstream);
                 let passed = self.splice(from, to, body.known_left(), &self.request_bytes).await;
                 body.pass(passed.map_err(|side| match side {
