@@ -46,8 +46,8 @@ pub(crate) struct Connection<E: Engine> {
     pub(crate) local: Cell<SocketAddr>,
     /// What `peer` proves, where the table of workloads knows it.
     address_proof: Cell<Proof>,
-    /// Where the client was going, as a PROXY header that may say so has it.
-    pub(crate) original: Cell<Option<SocketAddr>>,
+    /// Where the client was going, as a PROXY header that may say so has it. What a capture knows of that is `local`.
+    pub(crate) announced: Cell<Option<SocketAddr>>,
     pub(crate) opened: Instant,
     /// Who asks; credentials may raise the proof.
     pub(crate) asker: RefCell<Rc<Asker>>,
@@ -58,6 +58,7 @@ pub(crate) struct Connection<E: Engine> {
     /// The address that the present flow dialled.
     pub(crate) dialled: Cell<Option<SocketAddr>>,
     pub(crate) phase: Cell<Phase>,
+    /// What its present record is of, for the admin's list.
     pub(crate) protocol: Cell<&'static str>,
     /// Set when a new policy denies what is under way.
     pub(crate) revoked: Cell<bool>,
@@ -86,7 +87,7 @@ impl<E: Engine> Connection<E> {
             peer: Cell::new(peer),
             local: Cell::new(unmapped(stream.local_address())),
             address_proof: Cell::new(Proof::Address),
-            original: Cell::new(None),
+            announced: Cell::new(None),
             opened: worker.engine.now(),
             asker: RefCell::new(Rc::new(worker.identify_address(peer, Proof::Address))),
             route: RefCell::new(None),
@@ -116,7 +117,7 @@ impl<E: Engine> Connection<E> {
         self.peer.set(source);
         self.address_proof.set(Proof::ProxyProtocol);
         *self.asker.borrow_mut() = Rc::new(self.worker.identify_address(source, Proof::ProxyProtocol));
-        self.original.set(original);
+        self.announced.set(original);
         if let Some(original) = original {
             self.local.set(original);
         }

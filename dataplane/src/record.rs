@@ -33,7 +33,7 @@ pub(crate) struct Record<E: Engine> {
     pub(crate) entry: Box<Entry>,
     started: Instant,
     kind: Kind,
-    /// `http`, `connect`, `tls`, `tcp`: the protocol label of a decision.
+    /// `http`, `connect`, `socks5`, `tls`, `tcp`, `proxy_protocol`: the protocol label of a decision.
     protocol: &'static str,
     route: Option<Rc<Route>>,
     /// The decision as it is written down: the policy's, or ours where the policy was never asked or overruled.
@@ -151,13 +151,13 @@ impl<E: Engine> Record<E> {
     }
 
     /// From now on this is a request of the protocol `connect`.
-    pub(crate) fn is_connect(&mut self) {
+    pub(crate) fn become_connect(&mut self) {
         self.protocol = "connect";
         self.connection.protocol.set("connect");
     }
 
-    /// From now on this is a flow of the protocol `tls`, unless the client named its own (`connect`).
-    pub(crate) fn speaks_tls(&mut self) {
+    /// From now on this is a flow of the protocol `tls`, unless the client named its own (`connect`, `socks5`).
+    pub(crate) fn become_tls(&mut self) {
         if self.protocol == "tcp" {
             self.protocol = "tls";
             self.connection.protocol.set("tls");

@@ -105,7 +105,7 @@ async fn tls<E: Engine>(client: Downstream<E>) {
 /// What a ClientHello asks for: its name at the door's port, or at that of the original destination where one is known;
 /// without a name that destination.
 fn wanted_by_hello<E: Engine>(connection: &Connection<E>, hello: &ClientHello) -> Result<Wanted, Reason> {
-    let (door, original) = (&connection.door, connection.original.get());
+    let (door, original) = (&connection.door, connection.announced.get());
     let port = door.destination_port.or(original.map(|original| original.port())).unwrap_or(door.bind.port());
     let original = original.map(|original| SocketAddr::new(original.ip(), port));
     let Some(name) = &hello.server_name else {
@@ -125,7 +125,7 @@ async fn tcp<E: Engine>(client: Downstream<E>) {
     let port = connection.door.destination_port.unwrap_or(0);
     let wanted = Wanted {
         host: None,
-        original: connection.original.get().map(|original| SocketAddr::new(original.ip(), port)),
+        original: connection.announced.get().map(|original| SocketAddr::new(original.ip(), port)),
         port,
         bound: connection.door.service.clone(),
     };

@@ -82,7 +82,7 @@ fn original_destination<E: Engine>(connection: &Connection<E>, stream: &E::Strea
         Capture::Redirect => stream.original_destination().ok().map(unmapped).filter(|found| *found != own),
         Capture::Tproxy => Some(own),
     };
-    let original = connection.original.get().map(unmapped).or_else(captured)?;
+    let original = connection.announced.get().map(unmapped).or_else(captured)?;
     let guarded = connection.worker.snapshot().policy.guard(original, None);
     let ours = guarded.is_err_and(|refused| refused.class == GuardClass::OwnListener);
     (!ours).then_some(original)

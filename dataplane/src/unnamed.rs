@@ -135,7 +135,7 @@ async fn ask<E: Engine>(
     if first.first() != Some(&TLS_HANDSHAKE) {
         return Ok(Told { route: address_decides(), early: Some(first), carried: Carried::Opaque });
     }
-    record.speaks_tls();
+    record.become_tls();
     let sniffed = sniff::client_hello(connection, stream, Some(first)).await;
     let Sniffed { hello, early } =
         sniffed.map_err(|no_hello| no_hello.reason().unwrap_or(Reason::Malformed))?;

@@ -22,7 +22,7 @@ pub(super) async fn serve<E: Engine>(
     request: &Request<'_>,
     mut record: Record<E>,
 ) -> Option<(Client<E>, After)> {
-    record.is_connect();
+    record.become_connect();
     let Ok(asker) = identify(&client, request.head) else {
         let after = request.unauthenticated(&client, &mut record).await;
         return Some((client, after));

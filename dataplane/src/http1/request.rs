@@ -199,7 +199,7 @@ impl Request<'_> {
             Mode::Direct => {
                 let named = Wanted::named(host, authority.port.unwrap_or(80));
                 // Its port is Host's: only the address is the original destination's.
-                let forwarded = client.connection.original.get();
+                let forwarded = client.connection.announced.get();
                 let forwarded = forwarded.map(|original| SocketAddr::new(original.ip(), named.port));
                 Wanted { original: named.original.or(forwarded), ..named }
             }
