@@ -145,6 +145,13 @@ impl<R: Read> Reader<R> {
         Some(head)
     }
 
+    /// Reads that many bytes of text, whatever they are; `None` when the connection ends before.
+    pub fn text(&mut self, length: usize) -> Option<String> {
+        let mut bytes = vec![0; length];
+        self.from.read_exact(&mut bytes).ok()?;
+        String::from_utf8(bytes).ok()
+    }
+
     /// Reads a chunked body to its end.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod faults;
 mod hellos;
 mod http1;
 mod http1_auth;
+mod http1_edges;
 mod http1_framing;
 mod http1_peers;
 mod http1_upgrade;
