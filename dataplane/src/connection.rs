@@ -62,6 +62,9 @@ pub(crate) struct Connection<E: Engine> {
     pub(crate) protocol: Cell<&'static str>,
     /// Set when a new policy denies what is under way.
     pub(crate) revoked: Cell<bool>,
+    /// The process itself has dialled it, and capture rules led it here. No answer keeps it open: pooled by whoever dialled
+    /// it, it would lead here still when the rules are mended.
+    pub(crate) looped: Cell<bool>,
     /// Payload of the tunnel, live.
     pub(crate) counters: Rc<Counters>,
     /// What of it the series have been told: (from downstream, to downstream).
@@ -96,6 +99,7 @@ impl<E: Engine> Connection<E> {
             phase: Cell::new(Phase::Sniffing),
             protocol: Cell::new(door.kind.as_str()),
             revoked: Cell::new(false),
+            looped: Cell::new(false),
             counters: Rc::default(),
             counted: Cell::new((0, 0)),
             series: Cell::new(None),

@@ -115,6 +115,7 @@ pub(crate) async fn refuse_loop<E: Engine>(connection: &Connection<E>) -> Result
     if !worker.is_own_dial(peer, original) {
         return Ok(());
     }
+    connection.looped.set(true);
     worker.metrics.count(Family::GuardRefusals, &[GuardClass::OwnListener.as_str()], 1);
     if worker.may_tell_of_rest(&worker.uncaptured_told) {
         worker.notify(Notice::CapturesItself { door: connection.door.bind, original });

@@ -156,6 +156,7 @@ impl Request<'_> {
                 && self.has_no_body()
                 && !tunnel
                 && !client.ended
+                && !client.connection.looped.get()
                 && !client.worker().is_draining(),
             head_only: self.head.method == Method::Head,
             ..Answer::default()
