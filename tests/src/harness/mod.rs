@@ -5,6 +5,7 @@
 
 pub mod bodies;
 pub mod captured;
+pub mod cgroup;
 pub mod client;
 pub mod config;
 pub mod container;

@@ -2,12 +2,14 @@
 //! without the gateway, and the outside counts what arrives. What arrives must be what the gateway says that it sent.
 
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use sluice_tests::harness::captured::{
-    FORBIDDEN, Host, Outside, Routed, UPLINK, at, open, probe, script, shut,
+    FORBIDDEN, Host, OWN_USER, Outside, Routed, UPLINK, at, open, probe, script, script_path, shut,
 };
+use sluice_tests::harness::cgroup::Cgroup;
 use sluice_tests::harness::gateway::{Start, binary, engine, get, sum};
 use sluice_tests::harness::netns::Netns;
 use sluice_tests::harness::tools::tool;
@@ -337,4 +339,76 @@ fn on_a_host_all_is_shut_while_the_gateway_is_gone() {
     let network = Host::new();
     network.up();
     stays_shut_without(&network.host, &network.outside, "uplink", || on_host(&network));
+}
+
+/// Captures on a host where the gateway's traffic is not known by its user. `command` runs the script.
+fn up_by(mut command: Command, settings: &[&str]) {
+    let done = tool(command.args(["up", "--own-users", ""]).args(settings), b"");
+    assert_eq!(done.code, 0, "{}", done.stderr);
+}
+
+/// The gateway is root, like the applications, and known by `setting` alone: with `own` it is told from them; with `other`
+/// it is captured as they are, and cut. `command` makes the command of a program that may be the script.
+fn is_known_by(
+    network: &Host,
+    program: Command,
+    command: impl Fn(String) -> Command,
+    [setting, own, other]: [&str; 3],
+) -> Gateway {
+    let Host { host, outside, .. } = network;
+    let fetch = || {
+        let mut curl = host.command("curl");
+        tool(curl.args(["--silent", "--max-time", "20", "http://example.test/"]), b"").stdout
+    };
+    let up = |value: &str| up_by(command(script_path("redirect.sh")), &[setting, value]);
+    up(own);
+    let gateway = Start::through(program, &config("redirect", &network.dns)).ready();
+    applications_are_decided(host, &gateway, outside, host);
+    let [sent, redirected] = ["own", "redirected"].map(|name| host.counter("sluice_redirect", name));
+    assert!(sent > 0, "the gateway's packets are known");
+    // One for each connection of an application, and none for the gateway's.
+    let accepted = metric(&gateway, host, "egress_connections_accepted_total", &[]);
+    assert_eq!(redirected as f64, accepted);
+    assert!(!gateway.stderr().contains("a loop was refused"), "{}", gateway.stderr());
+    up(other);
+    let begun = outside.begun();
+    assert!(!fetch().contains("from outside"));
+    assert_eq!(outside.begun(), begun, "nothing of it leaves");
+    let _warning = gateway.wait_log("a loop was refused");
+    up(own);
+    assert_eq!(fetch(), "from outside\n");
+    gateway
+}
+
+#[test]
+fn on_a_host_the_gateway_is_known_by_a_mark() {
+    const MARK: &str = "0x51";
+    let network = Host::new();
+    // The operator marks what is the gateway's, here by a group of its own, before the rules look at it.
+    let marking = format!(
+        "table inet marking {{ chain out {{ type filter hook output priority mangle; \
+         meta skgid {OWN_USER} meta mark set {MARK}; }}; }}"
+    );
+    network.host.run("nft", &[&marking]);
+    let mut program = network.host.command("setpriv");
+    program.args(["--regid", OWN_USER, "--clear-groups"]).arg(binary());
+    let script = |path: String| network.host.command(path);
+    let _gateway = is_known_by(&network, program, script, ["--own-mark", MARK, "0x52"]);
+}
+
+#[test]
+fn on_a_host_the_gateway_is_known_by_its_control_group() {
+    let network = Host::new();
+    let group = Cgroup::new(&network.host);
+    let script = |path: String| group.beside(path);
+    let [own, other] = [group.path("own"), group.path("own/inner")];
+    let program = group.command("own", binary());
+    let _gateway = is_known_by(&network, program, script, ["--own-cgroup", &own, &other]);
+    // Whoever is in the group, or in one below it, counts as the gateway; in the one above, nobody.
+    let url = format!("http://{}/", FORBIDDEN[0]);
+    for (below, reached) in [("", 0), ("own", 1), ("own/inner", 2)] {
+        let mut curl = group.command(below, "curl");
+        let done = tool(curl.args(["--silent", "--max-time", "20", &url]), b"");
+        assert_eq!(network.outside.forbidden_accepted(), reached, "{below:?}: {}", done.stdout);
+    }
 }
