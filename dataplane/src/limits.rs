@@ -36,8 +36,8 @@ pub(crate) const ACCEPT_BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// How often a worker tells the log that its doors rest: they may do so many times a second.
 pub(crate) const REST_NOTICE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a door that closes waits for each connection that is still queued.
-pub(crate) const ACCEPT_QUEUE_WAIT: Duration = Duration::from_millis(20);
+/// How long a door that closes, its queue empty, waits for clients whose handshake had begun: a long round trip.
+pub(crate) const ACCEPT_QUEUE_WAIT: Duration = Duration::from_millis(100);
 
 /// How long a door that closes goes on accepting: where other workers serve the same address, its queue may never end.
 pub(crate) const ACCEPT_QUEUE_TIME_MAX: Duration = Duration::from_millis(500);

@@ -54,6 +54,8 @@ pub(crate) struct Worker<E: Engine> {
     notices: mpsc::Sender<Notice>,
     config: WorkerConfig,
     draining: Cell<bool>,
+    /// Doors that are open or still emptying their queue.
+    doors_served: Cell<usize>,
     stopped: Cell<bool>,
     /// A door of captured traffic has been opened: what is dialled may come back through it.
     captures: Cell<bool>,
@@ -333,6 +335,7 @@ pub async fn run_worker<E: Engine>(
         notices: notices.clone(),
         config,
         draining: Cell::new(false),
+        doors_served: Cell::new(0),
         captures: Cell::new(false),
         stopped: Cell::new(false),
         splices_told: Cell::new((0, 0)),
@@ -412,7 +415,7 @@ impl<E: Engine> Commander<E> {
         self.worker.pool.clear();
         // Sessions see the cut and write their records.
         let until = self.worker.engine.now() + STOP_TIME_MAX;
-        wait_for_end(&self.worker, until).await;
+        wait_for_end(&self.worker, until, |worker| worker.connections.borrow().is_empty()).await;
     }
 
     fn adopt(&mut self, snapshot: Arc<Snapshot>) {
@@ -450,8 +453,10 @@ impl<E: Engine> Commander<E> {
                 let worker = Rc::clone(&self.worker);
                 let notices = self.notices.clone();
                 let _ = notices.try_send(Notice::DoorOpened(address));
+                worker.doors_served.update(|doors| doors + 1);
                 self.worker.engine.spawn(async move {
                     door.serve(&worker, listener).await;
+                    worker.doors_served.update(|doors| doors - 1);
                     let _ = notices.send(Notice::DoorClosed(address)).await;
                 });
             }
@@ -479,7 +484,10 @@ impl<E: Engine> Commander<E> {
         let notices = self.notices.clone();
         self.worker.engine.spawn(async move {
             let until = worker.engine.now() + Duration::from_millis(deadline_ms);
-            let cut = wait_for_end(&worker, until).await;
+            // Before the last door has closed an empty table is not the end: somebody may be queued.
+            let ended =
+                |worker: &Worker<E>| worker.doors_served.get() == 0 && worker.connections.borrow().is_empty();
+            let cut = wait_for_end(&worker, until, ended).await;
             worker.metrics.add(Counter::FlowsCutAtDrain, cut);
             worker.cut_all();
             let _ = notices.send(Notice::Drained { cut }).await;
@@ -487,9 +495,13 @@ impl<E: Engine> Commander<E> {
     }
 }
 
-/// Waits until no connection is left or the time has come; gives how many are left.
-async fn wait_for_end<E: Engine>(worker: &Worker<E>, until: Instant) -> u64 {
-    while !worker.connections.borrow().is_empty() && worker.engine.now() < until {
+/// Waits until it has ended or the time has come; gives how many connections are left.
+async fn wait_for_end<E: Engine>(
+    worker: &Worker<E>,
+    until: Instant,
+    ended: impl Fn(&Worker<E>) -> bool,
+) -> u64 {
+    while !ended(worker) && worker.engine.now() < until {
         worker.engine.sleep_until(worker.engine.now() + Duration::from_millis(10)).await;
     }
     worker.connections.borrow().len() as u64

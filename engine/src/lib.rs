@@ -170,8 +170,9 @@ pub trait Listener: 'static {
     fn local_address(&self) -> SocketAddr;
 
     /// From now on no further connection gets into the queue, so that it can be emptied before the listener is dropped,
-    /// which resets what is in it. Clients that come now get no answer until then, and ask again a second later. Where the
-    /// system cannot do that, or there is no such queue (the simulator), connections go on to arrive.
+    /// which resets what is in it: [`accept`](Self::accept) gives what is queued as soon as it is polled, so that one that waits has
+    /// found the queue empty. Clients that come now get no answer until then, and ask again a second later; those whose handshake
+    /// has begun may end it. Where the system cannot do that, or there is no such queue (the simulator), connections go on to arrive.
     fn stop_arrivals(&self) {}
 }
 

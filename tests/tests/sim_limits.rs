@@ -117,3 +117,22 @@ fn idle_upstreams_give_their_descriptors_to_connections() {
     });
     world.stop();
 }
+
+#[test]
+fn a_draining_worker_answers_the_request_that_is_on_its_way_and_says_that_none_may_follow() {
+    let (world, engine) = undisturbed(registry_only(), Setup::default());
+    world.sim.block_on(async {
+        let request = get("allowed.test", Behaviour::Plain, 5);
+        let mut client = open(&engine, PROXY, &request).await;
+        assert!(client.response(Method::Get).await.unwrap().persistent);
+        world.command(Command::Drain { deadline_ms: 10_000 });
+        // Its sender cannot know: one round trip later.
+        engine.sleep_until(engine.now() + Duration::from_millis(300)).await;
+        client.send(&request).await.unwrap();
+        let last = client.response(Method::Get).await.expect("an answer");
+        assert_eq!((last.status, last.persistent), (200, false));
+        engine.sleep_until(engine.now() + Duration::from_secs(2)).await;
+        assert!(world.notices.borrow().iter().any(|notice| matches!(notice, Notice::Drained { cut: 0 })));
+    });
+    world.stop();
+}

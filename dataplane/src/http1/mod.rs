@@ -209,7 +209,7 @@ impl<E: Engine> Client<E> {
 
     /// Waits for a request to begin, holding no buffer. `None` when the client ends, fails, or is idle for too long.
     async fn first_bytes(&mut self) -> Option<Buffer> {
-        if self.ended || (self.served && self.worker().is_draining()) {
+        if self.ended {
             return None;
         }
         let connection = Rc::clone(&self.connection);
@@ -221,10 +221,10 @@ impl<E: Engine> Client<E> {
         };
         self.deadline.set(self.after_ms(wait_ms));
         let mut received = self.deadline.run(connection.unless_draining(self.stream.receive())).await;
-        if matches!(received, Ok(None)) && !self.served {
-            // The first request of a client that has just connected may be on its way already.
-            let first_ms = self.worker().snapshot().limits.linger_timeout_ms;
-            self.deadline.set(self.after_ms(first_ms));
+        if matches!(received, Ok(None)) {
+            // A request may be on its way already: the client had no reason to hold it back. Its answer says that none may follow.
+            let last_ms = self.worker().snapshot().limits.linger_timeout_ms;
+            self.deadline.set(self.after_ms(last_ms));
             received = self.deadline.run(self.stream.receive()).await.map(Some);
         }
         connection.phase.set(Phase::Http);

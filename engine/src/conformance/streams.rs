@@ -1,7 +1,10 @@
 //! Single connections: receive, send, abort, reset, staleness, addresses, the pool's bound.
 
+use std::future::{Future, poll_fn};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::pin::pin;
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -317,8 +320,12 @@ pub fn what_is_queued_is_accepted_and_nothing_more_arrives<R: Rig>() {
         let listener = engine.listen(at, Some(door)).unwrap();
         listener.stop_arrivals();
         let late = thread::spawn(move || TcpStream::connect_timeout(&at, Duration::from_millis(300)));
-        for _ in 0..QUEUED {
-            let stream = in_time(&engine, listener.accept()).await.unwrap();
+        for nth in 0..QUEUED {
+            // Without a turn of the engine: who is told to wait may believe that nothing is left.
+            let mut accept = pin!(listener.accept());
+            let next = poll_fn(|cx| Poll::Ready(accept.as_mut().poll(cx))).await;
+            let Poll::Ready(stream) = next else { panic!("{nth} of {QUEUED} had been accepted") };
+            let stream = stream.unwrap();
             in_time(&engine, stream.send(Buffer::from(b"served".to_vec()))).await.unwrap();
         }
         late.join().unwrap()

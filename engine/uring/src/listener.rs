@@ -24,8 +24,15 @@ use crate::stream::Stream;
 /// Submissions that closing a listener at once may take: one for the cancellation, one for what comes of it, one to spare.
 const CLOSE_ROUNDS_MAX: usize = 3;
 
-/// The whole filter program: no byte of any packet passes (BPF_RET | BPF_K, 0).
-const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+/// The filter program: a packet that asks for a new connection does not pass (SYN without ACK, in the byte of flags of the TCP header
+/// that the filter is shown), any other does: who has been answered already may come in.
+const DROP_NEW: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),   // BPF_LD | BPF_B | BPF_ABS
+    SockFilter::new(0x54, 0, 0, 0x12), // BPF_ALU | BPF_AND | BPF_K
+    SockFilter::new(0x15, 0, 1, 0x02), // BPF_JMP | BPF_JEQ | BPF_K
+    SockFilter::new(0x06, 0, 0, 0),    // BPF_RET | BPF_K: no byte
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
 
 /// A listener between submission and completion. The slot lives until its accepts have ended.
 pub(crate) struct ListenerSlot {
@@ -35,16 +42,33 @@ pub(crate) struct ListenerSlot {
     /// Cancellations that are with the kernel: the descriptor stays open for them.
     cancelling: usize,
     released: bool,
+    /// Nothing more arrives: what is queued is taken at once, and no further accepts are armed.
+    closing: bool,
     accepted: VecDeque<OwnedFd>,
     error: Option<io::Error>,
     waker: Option<Waker>,
+}
+
+impl ListenerSlot {
+    /// The first connection in the kernel's queue of a listener that is about to close. The accepts that are armed would tell of it
+    /// only when the ring is looked at again, and a full worker takes its time until then.
+    fn next_queued(&mut self) -> Option<io::Result<OwnedFd>> {
+        if !self.closing {
+            return None;
+        }
+        match SockRef::from(&self.socket).accept() {
+            Ok((accepted, _)) => Some(accepted.set_nonblocking(true).map(|()| accepted.into())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
 }
 
 impl Io {
     /// Sees that connections which are held and accepts which are under way make up the bound.
     fn arm_accepts(&mut self, key: Key) {
         let Some(listener) = self.listeners.get_mut(key) else { return };
-        while listener.armed + listener.accepted.len() < ACCEPTED_HELD_MAX {
+        while !listener.closing && listener.armed + listener.accepted.len() < ACCEPTED_HELD_MAX {
             listener.armed += 1;
             self.in_flight += 1;
             let fd = types::Fd(listener.socket.as_raw_fd());
@@ -96,6 +120,9 @@ impl Io {
         if let Some(accepted) = listener.accepted.pop_front() {
             self.arm_accepts(key);
             return Poll::Ready(Ok(accepted));
+        }
+        if let Some(accepted) = listener.next_queued() {
+            return Poll::Ready(accepted);
         }
         if let Some(error) = listener.error.take() {
             return Poll::Ready(Err(error));
@@ -154,6 +181,7 @@ impl Listener {
             armed: 0,
             cancelling: 0,
             released: false,
+            closing: false,
             accepted: VecDeque::new(),
             error: None,
             waker: None,
@@ -193,7 +221,10 @@ impl sluice_engine::Listener for Listener {
         self.core.with_io(|io| {
             if let Some(listener) = io.listeners.get_mut(self.key) {
                 // Without it connections may still be queued when the listener closes: nothing to tell anybody.
-                let _ = SockRef::from(&listener.socket).attach_filter(&[DROP_ALL]);
+                let _ = SockRef::from(&listener.socket).attach_filter(&DROP_NEW);
+                // The accepts that are with the kernel go on waiting: they have looked at this when they were armed. Were it to
+                // fail, they alone would empty the queue.
+                listener.closing = listener.socket.set_nonblocking(true).is_ok();
             }
         });
     }

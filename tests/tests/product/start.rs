@@ -159,8 +159,38 @@ fn sigterm_drains_what_runs_and_refuses_what_comes() {
     release.send(()).expect("the origin waits");
     let response = running.response();
     assert_eq!((response.status, response.text().as_str()), (200, "late"));
+    assert_eq!(response.header("connection"), Some("close"), "it answers no further request");
     assert_eq!(gateway.process().wait_code(), 0);
     assert_eq!(gateway.wait_entry(|entry| entry["path"] == "/slow")["response_code"], 200);
+}
+
+#[test]
+fn at_sigterm_who_waits_in_the_doors_queues_is_served() {
+    const QUEUED: usize = 200;
+    let origin = Origin::http("x");
+    let service = Service::new("a", "a.test").port(80, "TCP", origin.address()).toml();
+    let tcp = door("tcp", "service = \"default/a\"\n");
+    let mut gateway = Gateway::start(&(registry_only() + &service + &tcp));
+    // While the process stands still the kernel lets clients in, and the signal comes to a queue that nobody has looked at.
+    gateway.signal(Signal::STOP);
+    let ask = |to: std::net::SocketAddr, request: &str| {
+        let mut client = Http::connect(to);
+        client.send(request);
+        client
+    };
+    let doors = [
+        (gateway.proxy(), "CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\n\r\n"),
+        (gateway.door("tcp"), "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"),
+    ];
+    let mut queued: Vec<Http> = (0..QUEUED).map(|nth| ask(doors[nth % 2].0, doors[nth % 2].1)).collect();
+    gateway.signal(Signal::TERM);
+    gateway.signal(Signal::CONT);
+    for (nth, client) in queued.iter_mut().enumerate() {
+        let method = if nth % 2 == 0 { "CONNECT" } else { "GET" };
+        assert_eq!(client.response_to(method).status, 200, "{nth} of {QUEUED}");
+    }
+    drop(queued);
+    assert_eq!(gateway.process().wait_code(), 0);
 }
 
 #[test]

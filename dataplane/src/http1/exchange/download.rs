@@ -25,11 +25,7 @@ enum Behind {
 
 impl<E: Engine> Exchange<'_, E> {
     /// Reads the response and sends it down.
-    pub(super) async fn download(
-        &self,
-        request: &Request<'_>,
-        draining: bool,
-    ) -> Result<Downloaded, DownloadError> {
+    pub(super) async fn download(&self, request: &Request<'_>) -> Result<Downloaded, DownloadError> {
         let client_version = request.head.version;
         let mut held: Option<Buffer> = None;
         for earlier in 0..INTERIM_HEADS_MAX {
@@ -39,7 +35,7 @@ impl<E: Engine> Exchange<'_, E> {
                 return self.switch(request, &bytes, &head).await;
             }
             if !head.is_interim() {
-                return self.final_response(request, draining, &bytes, &head).await;
+                return self.final_response(request, &bytes, &head).await;
             }
             if client_version == Version::Http11 {
                 let rewrite = ResponseRewrite { client: client_version, persistent: true, set: &[] };
@@ -109,7 +105,6 @@ impl<E: Engine> Exchange<'_, E> {
     async fn final_response(
         &self,
         request: &Request<'_>,
-        draining: bool,
         bytes: &[u8],
         head: &ResponseHead<'_>,
     ) -> Result<Downloaded, DownloadError> {
@@ -118,7 +113,7 @@ impl<E: Engine> Exchange<'_, E> {
         // An answer that comes before its request is whole ends the connection: what is left of the request would
         // have to be read first.
         let wants_more = request.head.persistent && !self.ended.get();
-        let persistent = wants_more && self.uploaded.get() && !draining;
+        let persistent = wants_more && self.uploaded.get() && !self.worker.is_draining();
         let rewrite = ResponseRewrite { client, persistent, set: &[] };
         let out = self.compose_head(head, &rewrite)?;
         let framing = downstream_framing(head.framing, client);

@@ -20,6 +20,7 @@ use super::body::compose;
 use super::request::Request;
 use super::{After, Client, Mode};
 use crate::record::Record;
+use crate::worker::Worker;
 
 /// How an exchange ended.
 pub(super) enum Outcome {
@@ -50,6 +51,7 @@ struct Exchange<'a, E: Engine> {
     client: &'a E::Stream,
     upstream: &'a E::Stream,
     engine: &'a E,
+    worker: &'a Worker<E>,
     held: &'a RefCell<Option<Buffer>>,
     ended: &'a Cell<bool>,
     deadline: &'a sluice_engine::Deadline<E>,
@@ -119,7 +121,6 @@ pub(super) async fn exchange<E: Engine>(
     record: &mut Record<E>,
 ) -> Outcome {
     let engine = client.worker().engine.clone();
-    let draining = client.worker().is_draining();
     let (idle_ms, response_head_ms, head_bytes_max) = {
         let limits = &client.worker().snapshot().limits;
         (limits.http_stream_idle_timeout_ms, limits.response_head_timeout_ms, limits.head_bytes_max)
@@ -145,6 +146,7 @@ pub(super) async fn exchange<E: Engine>(
     let ended = Cell::new(client.ended);
     let exchange = Exchange::<E> {
         client: &client.stream,
+        worker: &client.connection.worker,
         upstream,
         engine: &engine,
         held: &held,
@@ -165,7 +167,7 @@ pub(super) async fn exchange<E: Engine>(
         code: Cell::new(0),
         service_time_ms: Cell::new(None),
     };
-    let outcome = exchange.run(request, head, draining, record).await;
+    let outcome = exchange.run(request, head, record).await;
     if exchange.spliced.get() {
         client.worker().metrics.add(Counter::ExchangesSpliced, 1);
     }
@@ -186,17 +188,11 @@ enum Event {
 }
 
 impl<E: Engine> Exchange<'_, E> {
-    async fn run(
-        &self,
-        request: &Request<'_>,
-        head: Buffer,
-        draining: bool,
-        record: &mut Record<E>,
-    ) -> Outcome {
+    async fn run(&self, request: &Request<'_>, head: Buffer, record: &mut Record<E>) -> Outcome {
         self.touch();
         let event = {
             let mut upload = pin!(self.upload(head, request.head.framing));
-            let mut download = pin!(self.download(request, draining));
+            let mut download = pin!(self.download(request));
             let mut uploading = true;
             let race = poll_fn(|cx| {
                 // The upload first: an answer to a whole request must find it whole.
