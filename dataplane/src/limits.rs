@@ -66,3 +66,6 @@ pub(crate) const BULK_BODY_BYTES_MIN: u64 = 64 * 1024;
 
 /// Heads between 100 and 199 that one response may send before its final head.
 pub(crate) const INTERIM_HEADS_MAX: usize = 16;
+
+/// Names that are tried for a service that a denial suggests.
+pub(crate) const SUGGESTED_NAMES_MAX: u32 = 100;

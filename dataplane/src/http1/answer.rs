@@ -10,6 +10,7 @@ use sluice_proto::http1::reason_phrase;
 use sluice_telemetry::ResponseFlags;
 
 use super::{After, Client};
+use crate::limits::SUGGESTED_NAMES_MAX;
 use crate::record::Record;
 use crate::route::Route;
 use crate::worker::Worker;
@@ -131,8 +132,8 @@ fn one_line(text: &str) -> String {
 }
 
 /// What would let a denied request through, in the words of the configuration. A listener of our own is never dialled,
-/// whatever the configuration says.
-pub(super) fn remedy<E: Engine>(worker: &Worker<E>, route: &Route) -> Option<String> {
+/// whatever the configuration says. `tunnel`: a CONNECT, whose inside nobody has seen.
+pub(super) fn remedy<E: Engine>(worker: &Worker<E>, route: &Route, tunnel: bool) -> Option<String> {
     if let Some(original) = route.wanted.original.filter(|_| route.wanted.host.is_none())
         && let Err(refused) = worker.snapshot().policy.guard(original, route.decision.service)
         && refused.class == GuardClass::OwnListener
@@ -144,10 +145,16 @@ pub(super) fn remedy<E: Engine>(worker: &Worker<E>, route: &Route) -> Option<Str
     let rule =
         route.service.as_ref().map(|service| format!("service {}/{}", service.namespace, service.name));
     Some(match (route.reason(), rule) {
-        (Reason::NotRegistered, _) => register(&host, port),
+        (Reason::NotRegistered, _) => {
+            let snapshot = worker.snapshot();
+            let taken = |name: &str| snapshot.policy.service_by_name(DEFAULT_NAMESPACE, name).is_some();
+            register(&host, port, tunnel, taken)
+        }
         (Reason::PortNotRegistered, _) => {
+            let (protocol, doubt) = protocol(port, tunnel);
+            let doubt = doubt.map(|doubt| format!(" ({doubt})")).unwrap_or_default();
             format!(
-                "add {{ number = {port}, protocol = \"HTTP\" }} to the ports of the service that has {host}"
+                "add {{ number = {port}, protocol = \"{protocol}\" }} to the ports of the service that has {host}{doubt}"
             )
         }
         (Reason::WorkloadNotAllowed, Some(rule)) => format!("add this source to allow of {rule}"),
@@ -158,16 +165,40 @@ pub(super) fn remedy<E: Engine>(worker: &Worker<E>, route: &Route) -> Option<Str
     })
 }
 
-/// The service that would have this destination, in lines that can be put into a configuration as they are.
-fn register(host: &str, port: u16) -> String {
-    let protocol = if port == 443 { "TLS" } else { "HTTP" };
+/// The namespace of a service that names none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// The protocol to declare for a port, and what is to be said where that is a guess. A request is HTTP, whatever its port; what a tunnel
+/// carries is known by convention alone (IANA's service names; 8443, 6443 and 9443 by use), and where there is none TCP lets it pass.
+fn protocol(port: u16, tunnel: bool) -> (&'static str, Option<&'static str>) {
+    let by_convention = match port {
+        443 if !tunnel => "TLS",
+        _ if !tunnel => "HTTP",
+        443 | 465 | 636 | 853 | 989 | 990 | 993 | 995 | 5061 | 5671 | 6443 | 8443 | 8883 | 9443 => "TLS",
+        80 | 8080 => "HTTP",
+        3306 => "MYSQL",
+        5432 => "POSTGRES",
+        6379 => "REDIS",
+        27017 => "MONGO",
+        _ => return ("TCP", Some("or \"TLS\", if it carries TLS: then the name inside must fit, too")),
+    };
+    (by_convention, None)
+}
+
+/// The service that would have this destination, in lines that can be put into a configuration as they are: under a name that is not
+/// `taken`.
+fn register(host: &str, port: u16, tunnel: bool, taken: impl Fn(&str) -> bool) -> String {
+    let (protocol, doubt) = protocol(port, tunnel);
+    let doubt = doubt.map(|doubt| format!(" # {doubt}")).unwrap_or_default();
     let destination = match host.parse::<IpAddr>() {
         Ok(address) => format!("addresses = [\"{}\"]", Cidr::single(address.to_canonical())),
         Err(_) => format!("hosts = [\"{host}\"]"),
     };
+    let plain = host.replace(['.', ':'], "-");
+    let numbered = (2..SUGGESTED_NAMES_MAX).map(|number| format!("{plain}-{number}"));
+    let name = std::iter::once(plain.clone()).chain(numbered).find(|name| !taken(name)).unwrap_or(plain);
     format!(
-        "register it:\n    [[service]]\n    name = \"{}\"\n    {destination}\n    ports = [{{ number = {port}, protocol = \"{protocol}\" }}]",
-        host.replace(['.', ':'], "-")
+        "register it:\n    [[service]]\n    name = \"{name}\"\n    {destination}\n    ports = [{{ number = {port}, protocol = \"{protocol}\" }}]{doubt}"
     )
 }
 
@@ -205,10 +236,36 @@ mod tests {
             ("198.51.100.10", 80, "addresses = [\"198.51.100.10/32\"]", "198-51-100-10"),
             ("2001:db8::7", 443, "addresses = [\"2001:db8::7/128\"]", "2001-db8--7"),
         ] {
-            let text = register(host, port);
+            let text = register(host, port, false, |_| false);
             let lines: Vec<&str> = text.lines().map(str::trim).collect();
             assert_eq!(lines[1..4], ["[[service]]", &format!("name = \"{name}\""), line], "{text}");
             assert!(lines[4].starts_with(&format!("ports = [{{ number = {port}, ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_suggested_name_is_not_one_that_is_taken() {
+        let taken = |name: &str| ["a-b-test", "a-b-test-2"].contains(&name);
+        let text = register("a.b.test", 80, false, taken);
+        assert!(text.contains("name = \"a-b-test-3\""), "{text}");
+    }
+
+    #[test]
+    fn what_a_tunnel_carries_is_not_called_http() {
+        for (port, tunnel, wanted) in [
+            (80, false, "HTTP"),
+            (8022, false, "HTTP"),
+            (443, false, "TLS"),
+            (8443, false, "HTTP"),
+            (443, true, "TLS"),
+            (8443, true, "TLS"),
+            (5432, true, "POSTGRES"),
+            (80, true, "HTTP"),
+            (22, true, "TCP"),
+            (8022, true, "TCP"),
+        ] {
+            let (given, doubt) = protocol(port, tunnel);
+            assert_eq!((given, doubt.is_some()), (wanted, wanted == "TCP"), "{port} {tunnel}");
         }
     }
 }

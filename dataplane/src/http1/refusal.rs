@@ -71,8 +71,9 @@ impl Request<'_> {
             _ => (502, "direct_response"),
         };
         record.details(details);
-        let remedy =
-            answer::remedy(client.worker(), route).or_else(|| reach::guard_remedy(client.worker(), route));
+        let tunnel = self.head.method == Method::Connect;
+        let remedy = answer::remedy(client.worker(), route, tunnel)
+            .or_else(|| reach::guard_remedy(client.worker(), route));
         let answer = Answer {
             status,
             text: "this destination is denied by the egress policy",

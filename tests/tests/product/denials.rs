@@ -292,6 +292,30 @@ fn the_remedy_is_configuration_that_works() {
 }
 
 #[test]
+fn the_remedy_for_a_tunnel_works_and_takes_nobodys_name() {
+    let origin = Origin::echo();
+    // Its name is the one that would be suggested.
+    let other = Service::new("localhost", "other.test").port(80, "HTTP", origin.address()).toml();
+    let base = registry_only() + &other + "[guard]\nallow = [\"127.0.0.0/8\"]\n";
+    let gateway = Gateway::start(&base);
+    let authority = format!("localhost:{}", origin.port());
+    let response = gateway.client().connect_to(&authority);
+    assert_eq!((response.status, response.reason()), (502, "not_registered"));
+    let service = registration(&response.text());
+    assert!(
+        service.contains("name = \"localhost-2\"") && service.contains("protocol = \"TCP\""),
+        "{service}"
+    );
+    gateway.reload(&(base + &service));
+    let mut tunnel = gateway.client();
+    assert_eq!(tunnel.connect_to(&authority).status, 200, "{service}");
+    tunnel.send("no HTTP at all");
+    assert_eq!(tunnel.exactly(14), b"no HTTP at all");
+    let text = gateway.client().connect_to("other.test:8443").text();
+    assert!(text.contains("add { number = 8443, protocol = \"TLS\" }"), "{text}");
+}
+
+#[test]
 fn every_answer_to_an_unreadable_head_has_the_id_of_its_log_line() {
     let limit = "[limits]\nrequest_head_timeout_ms = 300\n";
     let gateway = Gateway::start(&(registry_only() + limit));
