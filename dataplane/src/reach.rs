@@ -36,6 +36,22 @@ pub(crate) struct Reached<E: Engine> {
     pub(crate) dialled: SocketAddr,
 }
 
+/// Where a route may be dialled.
+pub(crate) struct Candidates {
+    /// Every address, in the order in which they are to be tried.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Those of the endpoint that was drawn, where more than one could have been: a connection kept for another one is no
+    /// substitute, or the first connection would make the draw for all that follow.
+    drawn: Option<Vec<SocketAddr>>,
+}
+
+impl Candidates {
+    /// Addresses to which a connection that is there already serves as well as a new one.
+    pub(crate) fn kept(&self) -> &[SocketAddr] {
+        self.drawn.as_deref().unwrap_or(&self.addresses)
+    }
+}
+
 /// Connects to where `route` leads.
 pub(crate) async fn reach<E: Engine>(
     connection: &Connection<E>,
@@ -43,7 +59,7 @@ pub(crate) async fn reach<E: Engine>(
 ) -> Result<Reached<E>, Obstacle> {
     let (route, candidates) = addresses(connection, route).await?;
     connection.phase.set(Phase::Dialing);
-    dial_guarded(connection, &route, &candidates).await
+    dial_guarded(connection, &route, &candidates.addresses).await
 }
 
 /// The addresses that `route` may be dialled at, and the route as the policy in force sees it: it may have changed
@@ -51,15 +67,20 @@ pub(crate) async fn reach<E: Engine>(
 pub(crate) async fn addresses<E: Engine>(
     connection: &Connection<E>,
     route: &Rc<Route>,
-) -> Result<(Rc<Route>, Vec<SocketAddr>), Obstacle> {
+) -> Result<(Rc<Route>, Candidates), Obstacle> {
     let worker = &connection.worker;
     connection.phase.set(Phase::Resolving);
     let route = still_allowed(connection, route)?;
     let candidates = connection.unless_cut(candidates(worker, &route)).await.unwrap_or(Err(Obstacle::Cut))?;
     let route = still_allowed(connection, &route)?;
-    let candidates = guard(worker, &route, candidates)?;
-    let candidates = of_family(source(connection, &route), candidates)?;
-    Ok((route, candidates))
+    let addresses = guard(worker, &route, candidates.addresses)?;
+    let addresses = of_family(source(connection, &route), addresses)?;
+    // Where nothing of the drawn endpoint is left, the others take its place.
+    let drawn = candidates.drawn.map(|mut drawn| {
+        drawn.retain(|address| addresses.contains(address));
+        drawn
+    });
+    Ok((route, Candidates { addresses, drawn: drawn.filter(|drawn| !drawn.is_empty()) }))
 }
 
 /// The address that connections for a route come from, where that is not the kernel's choice: the service's own, else
@@ -138,6 +159,8 @@ struct Plan {
     original: Option<SocketAddr>,
     /// Each connection is to begin at another address.
     in_turn: bool,
+    /// The first place was drawn from all of them.
+    drawn: bool,
 }
 
 /// Where a connection may lead.
@@ -147,14 +170,15 @@ enum Place {
 }
 
 /// The addresses that a route may lead to, before the guard.
-pub(crate) async fn candidates<E: Engine>(
-    worker: &Worker<E>,
-    route: &Route,
-) -> Result<Vec<SocketAddr>, Obstacle> {
-    let Plan { places, original, in_turn } = plan(worker, route)?;
+pub(crate) async fn candidates<E: Engine>(worker: &Worker<E>, route: &Route) -> Result<Candidates, Obstacle> {
+    let Plan { places, original, in_turn, drawn: is_drawn } = plan(worker, route)?;
     let mut found = Vec::with_capacity(places.len());
+    let mut drawn = None;
     let mut failure = None;
     for place in &places {
+        if is_drawn && drawn.is_none() && !found.is_empty() {
+            drawn = Some(found.clone());
+        }
         let (name, port) = match place {
             Place::Address(address) => {
                 found.push(*address);
@@ -165,7 +189,7 @@ pub(crate) async fn candidates<E: Engine>(
         match worker.names.resolve(&worker.engine, &worker.metrics, name).await {
             Ok(addresses) => {
                 if let Some(original) = original.filter(|original| addresses.contains(&original.ip())) {
-                    return Ok(vec![original]);
+                    return Ok(Candidates { addresses: vec![original], drawn: None });
                 }
                 found.extend(addresses.iter().map(|address| SocketAddr::new(*address, port)));
             }
@@ -180,7 +204,7 @@ pub(crate) async fn candidates<E: Engine>(
         let first = draw(worker, found.len() as u64);
         found.rotate_left(usize::try_from(first).unwrap_or(0));
     }
-    Ok(found)
+    Ok(Candidates { addresses: found, drawn })
 }
 
 /// A number below `bound`, which is not 0.
@@ -243,7 +267,7 @@ fn endpoints<E: Engine>(worker: &Worker<E>, service: &Service, route: &Route, po
         let drawn = draw(worker, weights.clone().sum());
         places.rotate_left(leading(weights, drawn));
     }
-    Plan { places, ..Plan::default() }
+    Plan { drawn: places.len() > 1, places, ..Plan::default() }
 }
 
 /// Which of the weighted entries a number below the sum of their weights falls on.

@@ -584,3 +584,16 @@ fn a_head_of_one_mib_is_431_after_the_limit_only() {
 fn too_many_connection_options_are_refused() {
     refused_lines(&format!("Connection: {}", "a,".repeat(65)));
 }
+
+#[test]
+fn the_end_of_a_head_is_seen_wherever_it_is_cut() {
+    let wire = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\na body\r\n";
+    let end = wire.len() - b"a body\r\n".len();
+    for cut in 1..end {
+        let mut cursor = HeadCursor::default();
+        assert!(!cursor.has_end(&wire[..cut]), "{cut}");
+        // The rest comes at once, body and all.
+        assert!(cursor.has_end(wire), "{cut}");
+    }
+    assert!(!HeadCursor::default().has_end(b"\r\nGET / HTTP/1.1\r\n"));
+}

@@ -385,3 +385,32 @@ fn requests_in_a_tunnel_stay_inside_its_rule() {
     assert_eq!(ledger.seen(10), 0);
     world.stop();
 }
+
+#[test]
+fn an_empty_line_behind_a_body_begins_no_request() {
+    for separately in [false, true] {
+        let (world, engine, _) = world();
+        world.sim.block_on(async {
+            let mut client = connect(&engine).await;
+            let mut wire = request_with_body("POST", "allowed.test", Behaviour::Plain, 10, b"12345678");
+            if !separately {
+                wire.extend(b"\r\n");
+            }
+            client.send(&wire).await.unwrap();
+            assert_eq!(client.response(Method::Post).await.unwrap().status, 200);
+            if separately {
+                client.send(b"\r\n").await.unwrap();
+            }
+            // Longer than a head may take, shorter than a client may be idle.
+            engine.sleep_until(engine.now() + Duration::from_secs(30)).await;
+            client.send(&request("GET", "allowed.test", Behaviour::Plain, 11, 5)).await.unwrap();
+            let response = client.response(Method::Get).await.unwrap();
+            assert_eq!((response.status, response.id), (200, Some(11)));
+            client.send(b"\r\n").await.unwrap();
+            client.stream.shutdown().unwrap();
+            assert_eq!(client.to_end().await.unwrap(), b"");
+        });
+        assert_eq!(world.records().len(), 2, "what begins no request is none");
+        world.stop();
+    }
+}

@@ -105,6 +105,26 @@ fn a_flow_is_cut_wherever_it_is_and_others_lose_nothing() {
 }
 
 #[test]
+fn a_client_that_is_kept_is_decided_by_the_policy_in_force() {
+    let (world, engine) = undisturbed(without_web(), Setup::default());
+    let request = get("allowed.test", Behaviour::Plain, 5);
+    let mut client = world.sim.block_on(async { open(&engine, PROXY, b"").await });
+    // Between two requests the connection is idle: no flow that could be cut. All of them ask the same.
+    for (policy, status) in
+        [(without_web(), 502), (registry_only(), 200), (without_web(), 502), (allow_any(), 200)]
+    {
+        world.publish(policy);
+        world.sim.run_for(Duration::from_millis(50));
+        world.sim.block_on(async {
+            client.send(&request).await.unwrap();
+            let response = client.response(Method::Get).await.unwrap();
+            assert_eq!((response.status, response.reason.is_some()), (status, status == 502));
+        });
+    }
+    world.stop();
+}
+
+#[test]
 fn a_flow_is_cut_while_its_name_is_resolved() {
     let (world, engine) = undisturbed(registry_only(), Setup::default());
     world.dns.lost.set(Some("allowed.test"));

@@ -166,14 +166,11 @@ impl<E: Engine> Client<E> {
     /// Waits for the end of a request head; gives all bytes until there and whatever came behind. `None` when the
     /// connection ended: between requests, or within a head, which is recorded.
     async fn next_head(&mut self) -> Option<Result<Buffer, Refusal>> {
-        let first = match self.held.take() {
-            Some(held) => {
-                self.connection.phase.set(Phase::Http);
-                self.served = true;
-                held
-            }
-            None => self.first_bytes().await?,
-        };
+        let mut first = self.begin().await?;
+        // Old clients end a body with an empty line (RFC 9112 §2.2). With it alone nothing has begun.
+        if *first == *b"\r\n" {
+            first = self.begin().await?;
+        }
         let limits = self.head_limits();
         let head_ms = self.worker().snapshot().limits.request_head_timeout_ms;
         self.deadline.set(self.after_ms(head_ms));
@@ -205,6 +202,14 @@ impl<E: Engine> Client<E> {
                 Err(_) => return Some(Err(Refusal::TooSlow)),
             };
         }
+    }
+
+    /// What a request begins with: held already, or waited for.
+    async fn begin(&mut self) -> Option<Buffer> {
+        let Some(held) = self.held.take() else { return self.first_bytes().await };
+        self.connection.phase.set(Phase::Http);
+        self.served = true;
+        Some(held)
     }
 
     /// Waits for a request to begin, holding no buffer. `None` when the client ends, fails, or is idle for too long.

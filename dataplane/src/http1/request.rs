@@ -268,7 +268,7 @@ impl Request<'_> {
         if !fresh {
             while let Some((stream, dialled)) = client.pins.take(&route.asker, &route.pool_name(), source) {
                 // The name may have other addresses by now: what counts is that this one may still be reached.
-                let approved = candidates.contains(&dialled)
+                let approved = candidates.addresses.contains(&dialled)
                     || reach::guard(client.worker(), &route, vec![dialled]).is_ok();
                 if approved {
                     connection.attach(&stream, dialled);
@@ -276,7 +276,7 @@ impl Request<'_> {
                     return Ok(Acquired { stream, key: key(dialled), route, reused: true, pinned: true });
                 }
             }
-            for dialled in &candidates {
+            for dialled in candidates.kept() {
                 let key = key(*dialled);
                 if let Some(stream) = client.worker().pool.take(&key) {
                     connection.attach(&stream, *dialled);
@@ -286,7 +286,7 @@ impl Request<'_> {
             }
         }
         client.worker().metrics.add(Counter::UpstreamPoolMisses, 1);
-        let reached = reach::dial_guarded(connection, &route, &candidates).await?;
+        let reached = reach::dial_guarded(connection, &route, &candidates.addresses).await?;
         connection.phase.set(Phase::Http);
         let key = key(reached.dialled);
         Ok(Acquired { stream: reached.stream, key, route, reused: false, pinned: false })
