@@ -127,6 +127,12 @@ impl<E: Engine> Connection<E> {
         }
     }
 
+    /// Whether a load balancer has opened it on its own behalf: the door wants a PROXY header, and the one that came
+    /// forwards nobody (`LOCAL`, `UNKNOWN`).
+    pub(crate) fn speaks_for_its_peer(&self) -> bool {
+        self.door.proxy_protocol.is_some() && self.address_proof.get() != Proof::ProxyProtocol
+    }
+
     /// From now on this is what the connection does; a revocation cuts `upstream` as well.
     pub(crate) fn begin(&self, route: &Rc<Route>) {
         *self.route.borrow_mut() = Some(Rc::clone(route));

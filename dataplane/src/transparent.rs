@@ -2,12 +2,13 @@
 //! destination is kept; a name is looked for in what the client sends, and there is nobody to tell of a success.
 //!
 //! A connection that nobody captured was made to the door itself; one that the gateway itself has dialled was captured by
-//! mistake. To follow either would lead here again: both are refused.
+//! mistake. To follow either would lead here again: both are refused. A load balancer that asks whether the door is there
+//! is let go without a word.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use sluice_bridge::{Capture, Notice};
+use sluice_bridge::{Capture, Notice, Phase};
 use sluice_engine::{Engine, Stream};
 use sluice_policy::{GuardClass, Reason};
 use sluice_telemetry::Family;
@@ -17,6 +18,7 @@ use crate::connection::{Connection, Downstream, unmapped};
 use crate::http1::{self, Client};
 use crate::inside;
 use crate::limits::OWN_DIAL_SETTLES;
+use crate::linger::linger;
 use crate::reach::{Obstacle, reach};
 use crate::record::Record;
 use crate::refusal::{note_obstacle, refuse_tunnel};
@@ -34,7 +36,14 @@ pub(crate) async fn serve<E: Engine>(client: Downstream<E>) {
 async fn captured<E: Engine>(client: Downstream<E>) -> Option<Client<E>> {
     let Downstream { connection, stream, .. } = &client;
     let Some(original) = original_destination(connection, stream) else {
-        refuse_direct(connection, stream);
+        if connection.speaks_for_its_peer() {
+            // A health check: closed as it was opened, and whatever it says is discarded.
+            connection.phase.set(Phase::Lingering);
+            let worker = Rc::clone(&connection.worker);
+            linger(&worker, client.stream).await;
+        } else {
+            refuse_direct(connection, stream);
+        }
         return None;
     };
     connection.local.set(original);

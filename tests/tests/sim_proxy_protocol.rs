@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sluice_bridge::ProxyProtocol;
+use sluice_bridge::{Notice, ProxyProtocol};
 use sluice_engine::{Engine, Stream};
 use sluice_engine_sim::{Faults, Sim, SimEngine};
 use sluice_policy::{
@@ -16,7 +16,7 @@ use sluice_proto::http1::Method;
 use sluice_telemetry::access_log::{Entry, Field};
 use sluice_tests::sim::client::{Client, client_hello};
 use sluice_tests::sim::world::{
-    ALLOWED, DENIED, HTTP, PROXY, REDIRECT, SOCKS, Setup, TCP, TLS, World, allow_any, cidr, patterns,
+    ALLOWED, DENIED, HTTP, PROXY, REDIRECT, SOCKS, Setup, TCP, TLS, TPROXY, World, allow_any, cidr, patterns,
     registry_only,
 };
 
@@ -378,8 +378,8 @@ fn a_header_takes_the_place_of_a_capture() {
             client.send(&[v1(CLIENT, original), first.clone()].concat()).await.unwrap();
             assert_eq!(client.exactly(first.len()).await.unwrap(), *first, "{original}");
         }
-        // The door itself, another listener of ours, a peer that speaks for itself: nobody was captured.
-        for header in [v1(CLIENT, "10.0.0.1:15001"), v1(CLIENT, "10.0.0.1:3128"), v2(0x20, &[])] {
+        // The door itself, another listener of ours: nobody was captured.
+        for header in [v1(CLIENT, "10.0.0.1:15001"), v1(CLIENT, "10.0.0.1:3128")] {
             let mut client = Client::connect(&engine, REDIRECT).await.unwrap();
             client.start(&[header, hello.clone()].concat());
             assert!(client.to_end().await.is_err());
@@ -388,6 +388,51 @@ fn a_header_takes_the_place_of_a_capture() {
     let dialled: Vec<String> = world.sim.engine_attempts().iter().map(|a| a.to.to_string()).collect();
     assert_eq!(dialled, ["93.184.216.10:443"; 2]);
     world.stop();
+}
+
+#[test]
+fn a_check_of_a_door_that_captures_is_no_denial() {
+    let mut policy = allow_any();
+    policy.guard.own_listeners = vec![REDIRECT, TPROXY];
+    let (world, engine) = world(policy, expected(false));
+    world.sim.block_on(async {
+        for door in [REDIRECT, TPROXY] {
+            for own in [v2(0x20, &[]), b"PROXY UNKNOWN\r\n".to_vec()] {
+                for behind in [Vec::new(), client_hello("allowed.test"), get()] {
+                    let mut client = Client::connect(&engine, door).await.unwrap();
+                    client.send(&[&own[..], &behind].concat()).await.unwrap();
+                    let heard = client.to_end().await;
+                    assert!(
+                        heard.as_ref().is_ok_and(Vec::is_empty),
+                        "{door}: closed, with no answer: {heard:?}"
+                    );
+                }
+            }
+        }
+    });
+    assert_eq!(world.sim.engine_attempts(), [], "what a check says goes nowhere");
+    for name in
+        ["egress_policy_decisions_total", "egress_guard_refusals_total", "egress_protocol_errors_total"]
+    {
+        assert_eq!(world.metric(name, ""), 0.0, "{name}");
+    }
+    let told = |notice: &Notice| matches!(notice, Notice::NotCaptured { .. });
+    assert!(!world.notices.borrow().iter().any(told), "nor has an operator anything to repair");
+    // Who forwards somebody to the door itself, or writes no header, is no check.
+    world.sim.block_on(async {
+        for (door, wire) in [
+            (REDIRECT, v1(CLIENT, "198.51.100.2:443")),
+            (TPROXY, v1(CLIENT, "198.51.100.2:443")),
+            (TPROXY, get()),
+        ] {
+            let mut client = Client::connect(&engine, door).await.unwrap();
+            client.start(&wire);
+            assert!(client.to_end().await.is_err());
+        }
+    });
+    assert_eq!(world.metric("egress_guard_refusals_total", "own_listener"), 2.0);
+    let reasons: Vec<String> = world.stop().iter().map(|record| text(record, Field::PolicyReason)).collect();
+    assert_eq!(reasons, ["guard", "guard", "malformed"], "a check has no line in the log");
 }
 
 #[test]
