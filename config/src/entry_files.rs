@@ -94,20 +94,21 @@ pub(crate) fn load(
         }
     }
     for path in &found.files {
-        read_one(path, &mut found.services, errors, warnings);
+        read_one(path, read::text, &mut found.services, errors, warnings);
     }
     found
 }
 
-/// Reads one file of resources.
+/// Reads one file of resources by one of the ways of `read`.
 pub(crate) fn read_one(
     path: &Path,
+    text: fn(&Path, u64) -> Result<String, Unreadable>,
     services: &mut Vec<Imported>,
     errors: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
 ) {
     let name: Arc<str> = path.to_string_lossy().into();
-    match read::text(path, ENTRY_FILE_BYTES_MAX) {
+    match text(path, ENTRY_FILE_BYTES_MAX) {
         Ok(text) => {
             let mut read = istio::read(&name, &text);
             services.append(&mut read.services);

@@ -12,6 +12,7 @@ use crate::istio::{self, Imported, Table};
 use crate::layers::Layers;
 use crate::load::sorted;
 use crate::problem::{Problem, Report};
+use crate::read;
 use crate::structure;
 
 /// What to import.
@@ -55,7 +56,8 @@ pub fn import_istio(sources: &[ImportSource]) -> Result<Import, Report> {
     for source in sources {
         match source {
             ImportSource::File(path) => {
-                entry_files::read_one(path, &mut services, &mut errors, &mut warnings);
+                // Once and on somebody's word: a shell's `<(kubectl get …)` is a pipe.
+                entry_files::read_one(path, read::piped_text, &mut services, &mut errors, &mut warnings);
             }
             ImportSource::Text { name, text } => {
                 let mut read = istio::read(&Arc::from(name.as_str()), text);

@@ -205,3 +205,79 @@ fn a_large_hosts_file_loads() {
     let text = "mode = \"registry_only\"\n[[service]]\nname = \"a\"\nhosts_file = \"hosts\"\n";
     assert_eq!(load_in(folder.path(), text).unwrap().plan.policy.counts().hosts, 20_000);
 }
+
+/// A FIFO that nobody writes into, and a socket: to read either would take for ever, or cannot be.
+fn pipe_and_socket(folder: &Path) -> [&'static str; 2] {
+    let pipe = folder.join("pipe.yaml");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    drop(std::os::unix::net::UnixListener::bind(folder.join("socket.yaml")).unwrap());
+    ["pipe.yaml", "socket.yaml"]
+}
+
+/// Does it on a thread of its own and waits for a bounded time, since the fault is to wait for ever.
+fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(work()));
+    done.recv_timeout(std::time::Duration::from_secs(20)).expect("an answer: it must not wait for a writer")
+}
+
+#[test]
+fn what_is_not_a_regular_file_is_refused_at_once_wherever_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in pipe_and_socket(folder.path()) {
+        let path = folder.path().join(name);
+        let main = Source::isolated(Some(path.clone()));
+        let default = Source { default_path: path, ..Source::isolated(None) };
+        for source in [main, default] {
+            let problem = in_time(move || refused(&source));
+            assert!(problem.to_string().contains(&format!("{name} is not a regular file")), "{problem}");
+        }
+        for (text, line) in [
+            (format!("mode = \"registry_only\"\n[registry]\nservice_entries = [\"{name}\"]\n"), 0),
+            (
+                format!(
+                    "mode = \"registry_only\"\n[registry]\nservice_entries = [\"{}*.yaml\"]\n",
+                    &name[..3]
+                ),
+                0,
+            ),
+            (format!("mode = \"registry_only\"\n[[service]]\nname = \"a\"\nhosts_file = \"{name}\"\n"), 4),
+            (WITH_CREDENTIALS.replace("\"password\"", &format!("\"{name}\"")), 8),
+        ] {
+            let (at, shown) = (folder.path().to_path_buf(), text.clone());
+            let report = in_time(move || load_in(&at, &text).map(drop)).unwrap_err();
+            let error =
+                report.errors.iter().find(|error| error.to_string().contains("is not a regular file"));
+            let error = error.unwrap_or_else(|| panic!("{report}\n{shown}"));
+            assert!(error.to_string().contains(name), "{error}");
+            assert_eq!(error.line, line, "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_import_reads_what_a_command_pipes_into_it() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    pipe_and_socket(folder.path());
+    let pipe = folder.path().join("pipe.yaml");
+    let source = sluice_config::ImportSource::File(pipe.clone());
+    let writer = std::thread::spawn(move || {
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(pipe).unwrap();
+        pipe.write_all(
+            b"apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec:\n  hosts: [a.example]\n  \
+              ports: [{number: 443, name: tls, protocol: TLS}]\n  resolution: DNS\n",
+        )
+        .unwrap();
+    });
+    let import = in_time(move || sluice_config::import_istio(&[source]));
+    assert_eq!(import.map(|import| import.services).unwrap(), 1);
+    writer.join().unwrap();
+}

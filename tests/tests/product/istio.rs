@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use sluice_tests::harness::gateway::{Start, command, run};
 use sluice_tests::harness::servers::Server;
 use sluice_tests::harness::{Dns, Ending, Gateway, Origin, door, registry_only, tools, until};
@@ -203,6 +204,35 @@ fn entries_come_and_go_while_traffic_runs() {
     fs::rename(folder.join("web.yaml"), folder.join("web.yaml.off")).expect("renamed");
     until("the reload", || (reloads(&gateway, "success") > before).then_some(()));
     assert_eq!(gateway.client().get("http://web.test/").reason(), "not_registered");
+}
+
+#[test]
+fn a_fifo_among_the_entries_refuses_the_reload_and_holds_nothing_up() {
+    let web = Origin::http("hello");
+    let entries = entry("web", "web.test", 80, "HTTP", web.address());
+    let (gateway, folder) = start(&registry_only(), &[("web.yaml", &entries)]);
+    let pipe = folder.join("z.yaml");
+    let refused = reloads(&gateway, "failure");
+    let made = tools::tool(std::process::Command::new("mkfifo").arg(&pipe), b"");
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    gateway.signal(Signal::HUP);
+    until("the refusal", || (reloads(&gateway, "failure") > refused).then_some(()));
+    gateway.wait_log("z.yaml is not a regular file");
+    assert_eq!(gateway.client().get("http://web.test/").status, 200);
+    // Neither do a check and a start wait for a writer.
+    let config = gateway.config_path().to_string_lossy().into_owned();
+    let checked = run(&["check", "--config", &config]);
+    let said =
+        String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+    assert_eq!(checked.status.code(), Some(64), "{said}");
+    assert!(said.contains("z.yaml is not a regular file"), "{said}");
+    // Later reloads go on.
+    let before = reloads(&gateway, "success");
+    fs::remove_file(&pipe).expect("removed");
+    put(&folder, "later.yaml", &entry("later", "later.test", 80, "HTTP", web.address()));
+    gateway.signal(Signal::HUP);
+    until("a reload", || (reloads(&gateway, "success") > before).then_some(()));
+    until("the later host", || (gateway.client().get("http://later.test/").status == 200).then_some(()));
 }
 
 fn piped(arguments: &[&str], input: &str) -> Output {

@@ -62,12 +62,12 @@ fn process_1_ends_on_either_signal_and_at_any_time() {
         container.signal(signal);
         assert_eq!(container.gateway.process().wait_code(), 0, "{}", container.gateway.stderr());
 
-        // Process 1 has no default actions: a signal during the start would be lost. Nobody writes into this
-        // configuration, so the start lasts as long as the test needs.
-        let prepared = Prepared::new(None, &config(&origin));
-        let path = prepared.folder().join("sluice.toml");
-        std::fs::remove_file(&path).expect("a file");
-        let done = tools::tool(std::process::Command::new("mkfifo").args(["-m", "644"]).arg(&path), b"");
+        // Process 1 has no default actions: a signal during the start would be lost. Nobody reads this log, so the
+        // start lasts as long as the test needs: it has to open it.
+        let log = "[access_log]\npath = \"/etc/sluice/access.log\"\n";
+        let prepared = Prepared::new(None, &(config(&origin) + log));
+        let path = prepared.folder().join("access.log");
+        let done = tools::tool(std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&path), b"");
         assert_eq!(done.code, 0, "{}", done.stderr);
         let mut container = prepared.started();
         let caught = 1_u64 << (signal.as_raw() - 1);
