@@ -24,5 +24,7 @@ pub const ENTRY_FILES_MAX: usize = 10_000;
 pub const YAML_DEPTH_MAX: usize = 64;
 /// Values and keys of a YAML file, what its aliases repeat included.
 pub const YAML_NODES_MAX: usize = 8_000_000;
+/// Kubernetes `List`s within one another.
+pub const LISTS_DEPTH_MAX: usize = 8;
 /// Further lines that a warning about several places of one file names.
 pub const LINES_NAMED_MAX: usize = 8;

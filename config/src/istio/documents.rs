@@ -4,12 +4,28 @@ use super::entry;
 use super::findings::{Findings, path};
 use super::table::Imported;
 use super::yaml::{self, Key, Node, Value};
+use crate::limits::LISTS_DEPTH_MAX;
 use crate::structure::shorten;
+use crate::suggest;
 
 /// The API group of Istio's networking resources.
 const GROUP: &str = "networking.istio.io";
 /// Its versions; a ServiceEntry means the same in each.
 const VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+/// Its kinds beside ServiceEntry: what they say is not in force here. Any other kind is a slip, or a word that is not written
+/// to its end.
+const NOT_READ: &[&str] = &[
+    "VirtualService",
+    "DestinationRule",
+    "Gateway",
+    "Sidecar",
+    "WorkloadEntry",
+    "WorkloadGroup",
+    "EnvoyFilter",
+    "ProxyConfig",
+];
+/// Files of kustomize stand beside resources, and are none: they have no name.
+const KUSTOMIZE: &str = "kustomize.config.k8s.io";
 const FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
 
 /// Every ServiceEntry of a text.
@@ -17,7 +33,7 @@ pub(super) fn read(text: &str, findings: &mut Findings) -> Vec<Imported> {
     let mut found = Vec::new();
     let read = yaml::documents(text, &mut |node| {
         if !matches!(node.value, Value::Null) {
-            resource(&node, "", None, findings, &mut found);
+            resource(&node, &Within::default(), findings, &mut found);
         }
     });
     if let Err(error) = read {
@@ -33,13 +49,18 @@ struct Inherited {
     kind: &'static str,
 }
 
-fn resource(
-    node: &Node,
-    within: &str,
+/// Where a resource stands.
+#[derive(Default)]
+struct Within {
+    /// The key path of the item that it is; empty for a document.
+    path: String,
     inherited: Option<Inherited>,
-    findings: &mut Findings,
-    found: &mut Vec<Imported>,
-) {
+    /// Lists around it.
+    lists: usize,
+}
+
+fn resource(node: &Node, around: &Within, findings: &mut Findings, found: &mut Vec<Imported>) {
+    let (within, inherited) = (around.path.as_str(), around.inherited);
     let Value::Mapping(fields) = &node.value else {
         let message = format!("expected a Kubernetes resource, found {}", node.describe());
         return findings.error(node.place, within, message, None);
@@ -59,10 +80,14 @@ fn resource(
     };
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     match kind {
-        "List" | "ServiceEntryList" if within.is_empty() => {
+        "List" | "ServiceEntryList" if around.lists >= LISTS_DEPTH_MAX => {
+            let message = format!("more than {LISTS_DEPTH_MAX} lists within one another");
+            findings.error(node.place, within, message, "put the items into one list".to_owned());
+        }
+        "List" | "ServiceEntryList" => {
             let typed = (kind == "ServiceEntryList")
                 .then_some(Inherited { api_version: "networking.istio.io/v1", kind: "ServiceEntry" });
-            list(fields, typed, findings, found);
+            list(node, fields, around, typed, findings, found);
         }
         "ServiceEntry" if group == GROUP => {
             if !VERSIONS.contains(&version) {
@@ -76,13 +101,48 @@ fn resource(
             }
             found.extend(entry::translate(fields, node.place, findings));
         }
-        other => {
-            let at = place_of(fields, "kind").unwrap_or(node);
-            let message =
-                format!("{} is not read: only ServiceEntry of {GROUP} is", shorten(&kind_of(group, other)));
-            findings.warn(at.place, "kind", message, None);
-        }
+        other => not_read(node, fields, group, other, within, findings),
     }
+}
+
+/// A resource of another kind: a warning, if it is one and whole as far as can be seen.
+fn not_read(
+    node: &Node,
+    fields: &[(Key, Node)],
+    group: &str,
+    kind: &str,
+    within: &str,
+    findings: &mut Findings,
+) {
+    let at = place_of(fields, "kind").unwrap_or(node);
+    let of_istio = kind.strip_suffix("List").unwrap_or(kind);
+    if group == GROUP && !NOT_READ.contains(&of_istio) {
+        let known = || NOT_READ.iter().copied().chain(["ServiceEntry"]);
+        let remedy = match suggest::nearest(kind, known()) {
+            Some(near) => format!("did you mean {near}? is the file complete?"),
+            None => format!("is the file complete? known are {}", known().collect::<Vec<_>>().join(", ")),
+        };
+        let message = format!("\"{}\" is no kind of {GROUP}", shorten(kind));
+        return findings.error(at.place, &path(within, "kind"), message, remedy);
+    }
+    // A list has no name of its own.
+    let nameless = kind.ends_with("List") || group == KUSTOMIZE;
+    if !nameless && !has_name(fields) {
+        let message = format!("the {} has no name", shorten(&kind_of(group, kind)));
+        let remedy = "add metadata.name; is the file complete?".to_owned();
+        return findings.error(node.place, &path(within, "metadata.name"), message, remedy);
+    }
+    let message = format!("{} is not read: only ServiceEntry of {GROUP} is", shorten(&kind_of(group, kind)));
+    findings.warn(at.place, "kind", message, None);
+}
+
+fn has_name(fields: &[(Key, Node)]) -> bool {
+    let Some(Node { value: Value::Mapping(metadata), .. }) = place_of(fields, "metadata") else {
+        return false;
+    };
+    let is_set = |node: &Node| matches!(&node.value, Value::Scalar { text, .. } if !text.trim().is_empty());
+    // A name that the API server makes up counts.
+    ["name", "generateName"].into_iter().any(|key| place_of(metadata, key).is_some_and(is_set))
 }
 
 fn kind_of(group: &str, kind: &str) -> String {
@@ -90,21 +150,32 @@ fn kind_of(group: &str, kind: &str) -> String {
 }
 
 fn list(
+    node: &Node,
     fields: &[(Key, Node)],
+    around: &Within,
     inherited: Option<Inherited>,
     findings: &mut Findings,
     found: &mut Vec<Imported>,
 ) {
+    let within = around.path.as_str();
+    // An empty list says so; without the key the file may have been cut before it.
+    if place_of(fields, "items").is_none() {
+        let remedy = "is the file complete? an empty list has items: []".to_owned();
+        findings.error(node.place, &path(within, "items"), "the list has no items", remedy);
+    }
     for (key, node) in fields {
         match &*key.text {
             "apiVersion" | "kind" => {}
             "items" => {
-                for (index, item) in findings.list(node, "items").iter().enumerate() {
-                    resource(item, &format!("items[{index}]"), inherited, findings, found);
+                let items = path(within, "items");
+                for (index, item) in findings.list(node, &items).iter().enumerate() {
+                    let around =
+                        Within { path: format!("{items}[{index}]"), inherited, lists: around.lists + 1 };
+                    resource(item, &around, findings, found);
                 }
             }
             "metadata" => findings.warn(key.place, "metadata", "the list's own metadata are ignored", None),
-            _ => findings.unknown(key, "", &["apiVersion", "kind", "metadata", "items"]),
+            _ => findings.unknown(key, within, &["apiVersion", "kind", "metadata", "items"]),
         }
     }
 }

@@ -554,6 +554,105 @@ fn what_is_no_service_entry_is_told() {
 }
 
 #[test]
+fn a_text_cut_within_its_first_words_is_refused() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: x\n";
+    let list = "apiVersion: v1\nkind: List\nitems:\n- kind: ServiceEntry\n";
+    for (text, whole) in [
+        (entry(HTTPS), ""),
+        (rule.to_owned(), "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: "),
+        (list.to_owned(), "apiVersion: v1\nkind: List\nitems:"),
+    ] {
+        let end = if whole.is_empty() { text.find("  hosts").unwrap() } else { whole.len() };
+        for cut in 1..end {
+            assert!(load_yaml(&text[..cut]).is_err(), "accepted:\n{}", &text[..cut]);
+        }
+    }
+    // Whatever stands first.
+    let kind_first = "kind: ServiceEntry\napiVersion: networking.istio.io/v1\nmetadata: {name: x}\n";
+    for cut in 1..kind_first.len() {
+        assert!(load_yaml(&kind_first[..cut]).is_err(), "accepted:\n{}", &kind_first[..cut]);
+    }
+}
+
+#[test]
+fn resources_that_are_not_read_are_whole_resources() {
+    let of_istio = "apiVersion: networking.istio.io/v1\n";
+    for (text, line, column, key, message, remedy) in [
+        (
+            format!("{of_istio}kind: Serv"),
+            2,
+            7,
+            "kind",
+            "\"Serv\" is no kind of networking.istio.io",
+            "complete?",
+        ),
+        (
+            format!("{of_istio}kind: serviceentry\nmetadata: {{name: x}}"),
+            2,
+            7,
+            "kind",
+            "no kind",
+            "ServiceEntry",
+        ),
+        (format!("{of_istio}kind: Gateway\n"), 1, 1, "metadata.name", "the Gateway has no name", "complete?"),
+        (
+            format!("{of_istio}kind: Gateway\nmetadata:\n"),
+            1,
+            1,
+            "metadata.name",
+            "has no name",
+            "metadata.name",
+        ),
+        (
+            format!("{of_istio}kind: Gateway\nmetadata:\n  name: ''\n"),
+            1,
+            1,
+            "metadata.name",
+            "has no name",
+            "",
+        ),
+        ("apiVersion: v1\nkind: Lis".to_owned(), 1, 1, "metadata.name", "the Lis has no name", "complete?"),
+        ("apiVersion: v1\nkind: List\n".to_owned(), 1, 1, "items", "the list has no items", "items: []"),
+    ] {
+        let errors = load_yaml(&text).unwrap_err().errors;
+        assert_eq!(errors.len(), 1, "{errors:#?}");
+        let error = &errors[0];
+        assert_eq!((error.line, error.column, error.key.as_str()), (line, column, key), "{error}");
+        assert!(error.message.contains(message), "{error}");
+        assert!(error.suggestion.as_deref().unwrap_or_default().contains(remedy), "{error}");
+    }
+    for whole in [
+        format!("{of_istio}kind: Gateway\nmetadata: {{name: x}}\n"),
+        format!("{of_istio}kind: VirtualServiceList\nitems: []\n"),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n".to_owned(),
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: x-}\n".to_owned(),
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]\n".to_owned(),
+    ] {
+        let (services, warnings) = accepted(&whole);
+        assert_eq!((services.len(), warnings.len()), (0, 1), "{whole}: {warnings:#?}");
+        assert!(warnings[0].message.contains("is not read"), "{warnings:#?}");
+    }
+}
+
+#[test]
+fn lists_within_lists_are_read_to_a_bound() {
+    let nested = |depth: usize| {
+        let item = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: a}, spec: {hosts: [a.example], \
+                    resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]}}";
+        (0..depth).fold(item.to_owned(), |item, _| format!("{{apiVersion: v1, kind: List, items: [{item}]}}"))
+    };
+    for depth in [1, 2, 8] {
+        assert_eq!(&*only(&nested(depth)).name, "a", "{depth}");
+    }
+    let error = load_yaml(&nested(9)).unwrap_err().errors.remove(0);
+    assert!(error.message.contains("more than 8 lists within one another"), "{error}");
+    let inner =
+        "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items:\n  - kind: Pod\n";
+    let error = load_yaml(inner).unwrap_err().errors.remove(0);
+    assert_eq!((error.line, error.key.as_str()), (7, "items[0].items[0]"), "{error}");
+}
+
+#[test]
 fn every_error_of_every_file_is_told_at_once() {
     let text = format!(
         "{}---\n{}---\n{}",

@@ -170,6 +170,7 @@ fn entries_come_and_go_while_traffic_runs() {
     let good = entry("web", "web.test", 80, "HTTP", web.address());
     for (bad, said) in [
         (&good[..good.find("kind").expect("kind") + 3], "not valid YAML"),
+        (&good[..good.find("kind").expect("kind") + 10], "web.yaml:2:7: kind: \"Serv\" is no kind of"),
         (&good[..good.find("ports:").expect("ports")], "web.yaml:1:1: spec.ports: no port is named"),
         (&*good.replace("web\n", "kept\n"), "shop/kept is already there at"),
         (&*good.replace("STATIC", "MAGIC"), "web.yaml:13:15: spec.resolution: unknown resolution"),
