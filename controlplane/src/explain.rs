@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sluice_config::{Auth, Plan};
 use sluice_policy::{
-    Cidr, Decision, HostBuf, Identity, Proof, Reason, Request, Snapshot, Source, Step, Trail, UnixSeconds,
-    WorkloadInput, parse_host,
+    Cidr, Decision, HostBuf, Identity, Proof, Reason, Request, Snapshot, Source, Spoken, Step, Trail,
+    UnixSeconds, WorkloadInput, parse_host,
 };
 
 /// The question, as it is typed.
@@ -61,7 +61,7 @@ pub fn explain(
     now: UnixSeconds,
 ) -> Result<Answer, QuestionError> {
     let asker = Asker::find(policy, plan, question.from)?;
-    let (host, port) = destination(question.to)?;
+    let Destination { host, port, spoken } = destination(question.to)?;
     let mut buffer = HostBuf::new();
     let host = parse_host(host.as_bytes(), &mut buffer);
     let original = question
@@ -74,7 +74,10 @@ pub fn explain(
     };
     let source = Source { proof: asker.proof, identity: asker.identity.as_deref(), address: asker.address };
     let request = Request { source, host: Some(host), original, port, bound: None };
-    let (decision, trail) = sluice_policy::explain(policy, &request, now);
+    let (decision, trail) = match spoken {
+        Some(spoken) => sluice_policy::explain_spoken(policy, &request, spoken, now),
+        None => sluice_policy::explain(policy, &request, now),
+    };
     Ok(Answer {
         decision,
         trail,
@@ -259,13 +262,27 @@ fn identity_of(principal: &str) -> Option<Identity> {
     })
 }
 
-/// Host and port of a URL or of `host:port`.
-fn destination(to: &str) -> Result<(&str, u16), QuestionError> {
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Destination<'a> {
+    host: &'a str,
+    port: u16,
+    /// What the scheme says is spoken; other schemes and none claim nothing.
+    spoken: Option<Spoken>,
+}
+
+/// The parts of a URL or of `host:port`.
+fn destination(to: &str) -> Result<Destination<'_>, QuestionError> {
     let error = || QuestionError::To(to.to_owned());
     let (scheme, rest) = to.split_once("://").map_or((None, to), |(scheme, rest)| (Some(scheme), rest));
     let authority = match scheme {
         Some(_) => rest.split(['/', '?', '#']).next().unwrap_or_default(),
         None => rest,
+    };
+    let (spoken, default) = match scheme.map(str::to_ascii_lowercase).as_deref() {
+        Some("http" | "ws") => (Some(Spoken::Requests), Some(80)),
+        Some("https" | "wss") => (Some(Spoken::Tls), Some(443)),
+        _ => (None, None),
     };
     let port_at = match authority.rfind(']') {
         Some(bracket) => authority[bracket..].find(':').map(|colon| bracket + colon),
@@ -278,13 +295,9 @@ fn destination(to: &str) -> Result<(&str, u16), QuestionError> {
             let port = digits.parse::<u16>().ok().filter(|port| plain && *port != 0).ok_or_else(error)?;
             (&authority[..at], port)
         }
-        None => match scheme {
-            Some("http" | "ws") => (authority, 80),
-            Some("https" | "wss") => (authority, 443),
-            _ => return Err(error()),
-        },
+        None => (authority, default.ok_or_else(error)?),
     };
-    if host.is_empty() { Err(error()) } else { Ok((host, port)) }
+    if host.is_empty() { Err(error()) } else { Ok(Destination { host, port, spoken }) }
 }
 
 #[cfg(test)]
@@ -377,11 +390,42 @@ mod tests {
             ("[2001:db8::1]:443", ("[2001:db8::1]", 443)),
             ("https://[2001:db8::1]/", ("[2001:db8::1]", 443)),
         ] {
-            assert_eq!(destination(to), Ok(expected));
+            let found = destination(to).map(|found| (found.host, found.port));
+            assert_eq!(found, Ok(expected));
         }
         for to in ["a.test", "a.test:", "a.test:+1", "a.test:0", "a.test:65536", ":443", "ftp://a.test", ""] {
             assert!(destination(to).is_err(), "{to}");
         }
+    }
+
+    #[test]
+    fn what_the_scheme_says_is_held_against_the_declared_protocol() {
+        for (to, passes) in [
+            ("http://httpbin.org", true),
+            ("https://httpbin.org", true),
+            ("http://httpbin.org:443/", false),
+            ("HTTP://httpbin.org:443/", false),
+            ("ws://httpbin.org:443", false),
+            ("https://httpbin.org:80", false),
+            ("wss://httpbin.org:80", false),
+            ("tcp://httpbin.org:443", true),
+            ("tcp://httpbin.org:80", true),
+            ("httpbin.org:443", true),
+            ("httpbin.org:80", true),
+        ] {
+            let answer = ask(Some("default/idgen"), to).expect("an answer");
+            assert_eq!(answer.passes(), passes, "{to}\n{answer}");
+            if !passes {
+                let text = answer.to_string();
+                assert!(text.starts_with("deny: protocol_mismatch by default/httpbin-ext\n"), "{text}");
+                assert!(text.contains("of default/httpbin-ext is declared "), "{text}");
+                assert!(text.contains("declare protocol = "), "{text}");
+                assert_eq!(answer.to_json()["shadow"]["decision"], json!("deny"));
+            }
+        }
+        // Somebody who may not is told that, not the protocol.
+        let answer = ask(None, "http://httpbin.org:443").expect("an answer");
+        assert!(answer.to_string().starts_with("deny: workload_not_allowed"), "{answer}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a flow was seen to carry, held against what its port is declared to carry, now or after a reload. Knows nothing
 //! of how it was seen.
 
-use sluice_policy::Protocol;
+use sluice_policy::{Protocol, Spoken};
 
 use crate::route::{Destination, Route};
 
@@ -22,12 +22,13 @@ pub(crate) enum Carried {
 impl Carried {
     /// Whether a port of this declared protocol may carry it; no protocol is declared for what only passes through.
     pub(crate) fn fits(&self, declared: Option<Protocol>) -> bool {
-        match self {
-            Self::Unseen => true,
-            Self::Requests => !declared.is_some_and(Protocol::is_tls),
-            Self::Tls(_) => !declared.is_some_and(Protocol::is_http),
-            Self::Opaque => declared.is_none_or(Protocol::is_opaque),
-        }
+        let spoken = match self {
+            Self::Unseen => return true,
+            Self::Requests => Spoken::Requests,
+            Self::Tls(_) => Spoken::Tls,
+            Self::Opaque => Spoken::Opaque,
+        };
+        declared.is_none_or(|declared| declared.admits(spoken))
     }
 
     /// Whether the flow would still be let through on the route that a new policy gives it. `inner` decides on the

@@ -4,12 +4,13 @@
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 
-use crate::{Decision, Origin, Request, Snapshot, UnixSeconds, decide};
+use crate::{Decision, Origin, Protocol, Reason, Request, Snapshot, Spoken, UnixSeconds, decide};
 
 /// One step of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What was looked at: "source", "destination", "host", "service", "mode", "guard", "verdict".
+    /// What was looked at: "source", "destination", "host", "service", "mode", "guard", "protocol",
+    /// "verdict".
     pub about: &'static str,
     /// What was found.
     pub found: String,
@@ -69,8 +70,44 @@ impl fmt::Display for Trail {
 
 /// [`crate::decide`] with the trail that led to its answer.
 pub fn explain(snapshot: &Snapshot, request: &Request<'_>, now: UnixSeconds) -> (Decision, Trail) {
+    trace(snapshot, request, None, now)
+}
+
+/// [`explain`] for a flow of which it is known what it speaks: a port that is declared to carry something else denies
+/// it, as the data plane does where it sees that.
+pub fn explain_spoken(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    spoken: Spoken,
+    now: UnixSeconds,
+) -> (Decision, Trail) {
+    trace(snapshot, request, Some(spoken), now)
+}
+
+fn trace(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    spoken: Option<Spoken>,
+    now: UnixSeconds,
+) -> (Decision, Trail) {
     let mut trail = Trail::default();
-    let decision = decide::run(snapshot, request, now, &mut trail);
+    let mut decision = decide::run(snapshot, request, now, &mut trail);
+    if let Some(spoken) = spoken.filter(|_| decision.passes())
+        && let Some(service) = decision.service.and_then(|id| snapshot.find_service(id))
+    {
+        let declared =
+            decision.port.and_then(|id| service.port(id)).map_or(Protocol::Tcp, |port| port.protocol);
+        if !declared.admits(spoken) {
+            trail.steps.push(note::misfit(service, request.port, declared, spoken));
+            let denied = Decision::denied(Reason::ProtocolMismatch);
+            decision = Decision {
+                service: decision.service,
+                port: decision.port,
+                matched: decision.matched,
+                ..denied
+            };
+        }
+    }
     trail.steps.push(note::verdict(&decision));
     (decision, trail)
 }
@@ -103,7 +140,8 @@ pub(crate) mod note {
 
     use super::Step;
     use crate::{
-        Decision, GuardRefusal, Mode, Proof, Reason, ScopeId, Service, Snapshot, Source, Verdict,
+        Decision, GuardRefusal, Mode, Proof, Protocol, Reason, ScopeId, Service, Snapshot, Source, Spoken,
+        Verdict,
         registry::{Binding, Candidate},
     };
 
@@ -286,6 +324,16 @@ pub(crate) mod note {
             Some(line) => step.change(line.to_string()),
             None => step,
         }
+    }
+
+    pub(crate) fn misfit(service: &Service, port: u16, declared: Protocol, spoken: Spoken) -> Step {
+        let found = format!("port {port} of {service} is declared {declared}, and {spoken} is asked for");
+        let change = match spoken {
+            Spoken::Requests => "ask by https, or declare protocol = \"HTTP\" at that port",
+            Spoken::Tls => "ask by http, or declare protocol = \"TLS\" at that port",
+            Spoken::Opaque => "declare protocol = \"TCP\" at that port",
+        };
+        Step::new("protocol", found).at(&service.origin).change(change.into())
     }
 
     pub(crate) fn verdict(decision: &Decision) -> Step {

@@ -31,7 +31,7 @@ mod warnings;
 pub use address::{Cidr, CidrError, unwrap_address};
 pub use compile::{CompileError, Problem, compile};
 pub use decide::{Decision, Reason, Request, Shadow, UnixSeconds, Verdict, decide};
-pub use explain::{Step, Trail, explain};
+pub use explain::{Step, Trail, explain, explain_spoken};
 pub use guard::{GuardClass, GuardInput, GuardRefusal};
 pub use host_list::HostList;
 pub use identity::{Identity, Proof, Source, WorkloadInput};
@@ -40,6 +40,8 @@ pub use name::{Host, HostBuf, HostError, HostPattern, parse_host};
 pub use registry::MatchId;
 pub use scope::{Mode, Scope, ScopeId, ScopeInput};
 pub use selector::{Pattern, PatternError, Selector};
-pub use service::{Endpoint, Location, Port, PortId, Protocol, Resolution, Service, ServiceId, UnknownWord};
+pub use service::{
+    Endpoint, Location, Port, PortId, Protocol, Resolution, Service, ServiceId, Spoken, UnknownWord,
+};
 pub use snapshot::{Counts, Snapshot};
 pub use warnings::{Warning, WarningKind};

@@ -122,6 +122,37 @@ impl Protocol {
     pub const fn is_opaque(self) -> bool {
         !self.is_tls() && !self.is_http()
     }
+
+    /// Whether a port that is declared to carry this may carry what is spoken. Plain requests to a port where TLS is
+    /// declared would leave unencrypted; what is declared opaque takes anything.
+    pub const fn admits(self, spoken: Spoken) -> bool {
+        match spoken {
+            Spoken::Requests => !self.is_tls(),
+            Spoken::Tls => !self.is_http(),
+            Spoken::Opaque => self.is_opaque(),
+        }
+    }
+}
+
+/// What is spoken on a flow, told apart as far as a declared protocol can be held against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// Plain HTTP.
+    Requests,
+    /// TLS, whatever is inside.
+    Tls,
+    /// Neither of them.
+    Opaque,
+}
+
+impl fmt::Display for Spoken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Requests => "plain HTTP",
+            Self::Tls => "TLS",
+            Self::Opaque => "neither HTTP nor TLS",
+        })
+    }
 }
 
 words! {

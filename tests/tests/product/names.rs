@@ -208,6 +208,16 @@ fn http_to_a_tls_port_is_a_mismatch() {
     let rig = rig(&registry_only());
     assert_eq!(rig.get("allowed.test:443"), (502, "protocol_mismatch".to_owned()));
     rig.allowed.untouched();
+    // The admin API's word for it is the same.
+    for (to, said) in [
+        ("http%3A%2F%2Fallowed.test%3A443", "deny: protocol_mismatch by default/allowed\n"),
+        ("https%3A%2F%2Fallowed.test%3A80", "deny: protocol_mismatch by default/allowed\n"),
+        ("https%3A%2F%2Fallowed.test", "allow: registered"),
+        ("allowed.test%3A443", "allow: registered"),
+    ] {
+        let explained = rig.gateway.admin_get(&format!("/policy/explain?to={to}")).text();
+        assert!(explained.starts_with(said), "{to}: {explained}");
+    }
 }
 
 #[test]
