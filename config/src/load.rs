@@ -24,6 +24,22 @@ pub struct Loaded {
     pub plan: Plan,
     /// What is allowed and probably not meant.
     pub warnings: Vec<Problem>,
+    /// What keeps a gateway from starting with it, though one that runs already may take it over.
+    start_errors: Vec<Problem>,
+}
+
+impl Loaded {
+    /// The same, if a gateway can start with it here. A reload does not ask: a log folder that is gone must not stand in
+    /// the way of a new policy.
+    ///
+    /// # Errors
+    /// A [`Report`] of what is in the way: the folder of `access_log.path`.
+    pub fn startable(self) -> Result<Self, Report> {
+        if self.start_errors.is_empty() {
+            return Ok(self);
+        }
+        Err(Report { errors: self.start_errors, warnings: self.warnings })
+    }
 }
 
 /// Reads, merges and checks a configuration.
@@ -50,10 +66,14 @@ pub fn load(source: &Source) -> Result<Loaded, Report> {
         ..Check::new(&layers, errors, warnings)
     };
     let plan = check.plan(&value, file);
-    let (errors, warnings) = (sorted(check.errors.into_inner()), sorted(check.warnings.into_inner()));
+    let (mut errors, warnings) = (check.errors.into_inner(), sorted(check.warnings.into_inner()));
+    let start_errors = check.start_errors.into_inner();
     match plan {
-        Some(plan) if errors.is_empty() => Ok(Loaded { plan, warnings }),
-        _ => Err(Report { errors, warnings }),
+        Some(plan) if errors.is_empty() => Ok(Loaded { plan, warnings, start_errors }),
+        _ => {
+            errors.extend(start_errors);
+            Err(Report { errors: sorted(errors), warnings })
+        }
     }
 }
 

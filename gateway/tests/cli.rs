@@ -310,6 +310,15 @@ fn a_refused_configuration_is_64() {
         "access_log.path=/nonexistent/x",
     ]);
     assert_eq!((code, err.contains("access_log")), (64, true), "{err}");
+    let log = folder.path("missing/access.log");
+    let config = folder.write("log.toml", &format!("{GATEWAY}[access_log]\npath = {log:?}\n"));
+    let line = GATEWAY.lines().count() + 2;
+    let (code, _, checked) = run(&["check", "--config", &config]);
+    assert_eq!(code, 64, "{checked}");
+    assert!(checked.contains(&format!("error: {config}:{line}:8: access_log.path: the folder ")), "{checked}");
+    assert!(checked.contains("/missing does not exist\n    help: make it"), "{checked}");
+    let (code, _, started) = run(&["run", "--config", &config]);
+    assert_eq!((code, started.starts_with(checked.trim_end())), (64, true), "{started}");
     let (code, _, err) = run(&["run", "--bind", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cores", "900"]);
     assert_eq!((code, err.contains("core 900")), (64, true), "{err}");
 }

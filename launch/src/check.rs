@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use sluice_config::{Problem, Report, Source};
+use sluice_config::{Loaded, Problem, Report, Source};
 use sluice_controlplane::explain::{Question, explain as ask};
 
 use crate::cli::Explain;
@@ -10,7 +10,7 @@ use crate::exit::Exit;
 
 /// Prints every problem of a configuration.
 pub(crate) fn check(source: &Source) -> Exit {
-    match sluice_config::load(source) {
+    match sluice_config::load(source).and_then(Loaded::startable) {
         Ok(loaded) => {
             print_warnings(&loaded.warnings);
             let plan = loaded.plan;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use sluice_bridge::limits::Bounds;
-use sluice_config::{AccessLog, EngineChoice, Plan, Source};
+use sluice_config::{AccessLog, EngineChoice, Loaded, Plan, Source};
 use sluice_controlplane::descriptors::Budget;
 use sluice_controlplane::{
     Ending, Listeners, LogWriter, MakeLogWriter, Setup, StartError, StreamWriter, dns, publish,
@@ -46,7 +46,7 @@ fn start_and_wait(product: &'static Product, source: &Source) -> Result<Exit, Fa
     outlive_early_signals();
     let starting = end_on_early_signals();
     let loaded_at = SystemTime::now();
-    let loaded = sluice_config::load(source).map_err(|refused| {
+    let loaded = sluice_config::load(source).and_then(Loaded::startable).map_err(|refused| {
         check::print_report(&refused);
         failure(Exit::Usage, "the configuration is refused")
     })?;

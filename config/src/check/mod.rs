@@ -31,6 +31,8 @@ pub(crate) struct Check<'c> {
     pub(crate) hash_seed: u64,
     pub(crate) errors: RefCell<Vec<Problem>>,
     pub(crate) warnings: RefCell<Vec<Problem>>,
+    /// What hinders a start and no reload.
+    pub(crate) start_errors: RefCell<Vec<Problem>>,
     /// Relative paths of `hosts_file` and `password_file` start here.
     pub(crate) folder: PathBuf,
     /// Texts that many services have in common, kept once.
@@ -50,6 +52,7 @@ impl<'c> Check<'c> {
             hash_seed: 0,
             errors: RefCell::new(errors),
             warnings: RefCell::new(warnings),
+            start_errors: RefCell::default(),
             folder: PathBuf::new(),
             files: RefCell::default(),
             texts: RefCell::default(),

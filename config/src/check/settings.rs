@@ -1,14 +1,17 @@
 //! The settings that stand alone: DNS, guard, logs, admin, telemetry, data plane, limits. Knows no policy.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sluice_policy::GuardInput;
 
-use super::{Check, Node};
-use crate::limits::CONTACT_BYTES_MAX;
+use super::{Check, Node, push};
+use crate::limits::{CONTACT_BYTES_MAX, PROBLEMS_MAX};
 use crate::plan::{AccessLog, Admin, Dataplane, Deny, Dns, Limits, Prometheus, Telemetry};
+use crate::spans::Part;
+use crate::structure::shorten;
 
 impl Check<'_> {
     pub(crate) fn cluster_id(&self, root: &Node<'_>) -> Arc<str> {
@@ -84,6 +87,11 @@ impl Check<'_> {
                     "the path must be absolute and name a file",
                     "for example /var/log/sluice/access.log".to_owned(),
                 );
+            }
+            if absolute && let Some((message, remedy)) = unusable(Path::new(text)) {
+                let problem =
+                    self.layers.problem(&at.path, Part::Value, Some(at.value), message, Some(remedy));
+                push(&self.start_errors, PROBLEMS_MAX, problem);
             }
             absolute.then(|| PathBuf::from(text))
         });
@@ -177,4 +185,25 @@ impl Check<'_> {
             control_descriptors: node.number("control_descriptors")?,
         })
     }
+}
+
+/// Why no log file can be made at this path, and what to do. What only the user that the gateway runs as can tell, a
+/// permission, is left to the start.
+fn unusable(path: &Path) -> Option<(String, String)> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    let shown = |path: &Path| shorten(&path.to_string_lossy());
+    let folder = path.parent()?;
+    let (found, remedy) = match fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => ("is no folder", "name a file in a folder that exists"),
+        Err(error) if error.kind() == NotADirectory => ("is no folder", "name a file in a folder that exists"),
+        Err(error) if error.kind() == NotFound => {
+            ("does not exist", "make it, owned by the user that sluice runs as, or name another")
+        }
+        _ if path.is_dir() => {
+            let remedy = format!("name a file in it, for example {}", shown(&path.join("access.log")));
+            return Some((format!("{} is a folder", shown(path)), remedy));
+        }
+        _ => return None,
+    };
+    Some((format!("the folder {} {found}", shown(folder)), remedy.to_owned()))
 }

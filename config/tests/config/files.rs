@@ -45,6 +45,31 @@ fn the_flag_comes_before_the_variable_before_the_default_path() {
 }
 
 #[test]
+fn a_log_that_cannot_be_made_hinders_a_start_and_no_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "file", "");
+    let text = |log: &Path| format!("mode = \"allow_any\"\n[access_log]\npath = {log:?}\n");
+    for (log, message) in [
+        (folder.path().join("gone/a.log"), "/gone does not exist"),
+        (file.join("a.log"), "/file is no folder"),
+        (file.join("x/a.log"), "/file/x is no folder"),
+        (folder.path().to_path_buf(), " is a folder"),
+    ] {
+        let loaded = load_in(folder.path(), &text(&log)).unwrap();
+        let problem = loaded.startable().unwrap_err().errors.remove(0);
+        let place = (problem.line, problem.column, problem.key.as_str());
+        assert_eq!(place, (3, 8, "access_log.path"), "{problem}");
+        assert!(problem.message.ends_with(message) && problem.suggestion.is_some(), "{problem}");
+        // Beside other errors it is one of them.
+        let report = load_in(folder.path(), &(text(&log) + "colour = 1\n")).unwrap_err();
+        assert_eq!(report.errors.len(), 2, "{report}");
+    }
+    for log in [folder.path().join("a.log"), file, PathBuf::from("/dev/stdout")] {
+        assert!(load_in(folder.path(), &text(&log)).unwrap().startable().is_ok(), "{log:?}");
+    }
+}
+
+#[test]
 fn a_named_file_must_be_there_and_readable() {
     let folder = tempfile::tempdir().unwrap();
     let gone = folder.path().join("gone.toml");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
-use sluice_config::{EngineChoice, Plan, Source};
+use sluice_config::{EngineChoice, Loaded, Plan, Source};
 use sluice_controlplane::descriptors::Budget;
 use sluice_controlplane::dns;
 
@@ -37,7 +37,7 @@ pub(super) fn all(product: &Product, source: &Source) -> Vec<Finding> {
 
 fn configuration(source: &Source, findings: &mut Vec<Finding>) -> Option<Plan> {
     const ABOUT: &str = "configuration";
-    match sluice_config::load(source) {
+    match sluice_config::load(source).and_then(Loaded::startable) {
         Ok(loaded) => {
             let found = match &loaded.plan.file {
                 Some(file) => format!("{}: valid, {}", file.display(), loaded.plan.mode.as_str()),
