@@ -54,17 +54,16 @@ impl Check<'_> {
     /// Everything but the own listeners, which only the whole knows.
     pub(crate) fn guard(&self, root: &Node<'_>) -> GuardInput {
         let Some(node) = root.get("guard") else { return GuardInput::default() };
-        let allow = self.ranges(&node, "allow");
-        for (range, item) in
-            allow.iter().zip(node.items("allow")).filter(|(range, _)| range.prefix_bits() == 0)
-        {
-            let remedy = "name the ranges that are needed".to_owned();
-            self.warn(
-                &item,
-                format!("{range} allows every private address: the guard is as good as off"),
-                remedy,
-            );
-        }
+        let allow = node.items("allow").into_iter().filter_map(|item| {
+            let range = self.range(&item)?;
+            if range.prefix_bits() == 0 {
+                let remedy = "name the ranges that are needed".to_owned();
+                let message = format!("{range} allows every private address: the guard is as good as off");
+                self.warn(&item, message, remedy);
+            }
+            Some(range)
+        });
+        let allow = allow.collect();
         let nat64 = node.items("nat64").into_iter().filter_map(|item| {
             let range = self.range(&item)?;
             if range.network().is_ipv4() || !matches!(range.prefix_bits(), 32 | 40 | 48 | 56 | 64 | 96) {

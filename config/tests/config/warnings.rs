@@ -3,7 +3,7 @@
 use sluice_config::{Source, load};
 use sluice_policy::UnixSeconds;
 
-use crate::common::accepted;
+use crate::common::{accepted, load_text};
 
 fn warnings(text: &str) -> Vec<String> {
     accepted(text).warnings.iter().map(ToString::to_string).collect()
@@ -27,6 +27,15 @@ fn slips_that_still_run() {
         "mode = \"registry_only\"\n[[listener]]\nkind = \"http_proxy\"\nbind = \"127.0.0.1:1\"\nauth = \"optional\"\n",
         "no workload has credentials",
     );
+}
+
+#[test]
+fn a_warning_names_the_entry_that_it_is_about() {
+    let text = "mode = \"registry_only\"\n[guard]\nallow = [\"10.0.0.0/33\", \"0.0.0.0/0\"]\n";
+    let warnings = load_text(text).unwrap_err().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    let place = (warnings[0].key.as_str(), warnings[0].line, warnings[0].column);
+    assert_eq!(place, ("guard.allow[1]", 3, 25), "{}", warnings[0]);
 }
 
 #[test]
