@@ -315,7 +315,10 @@ fn a_refused_configuration_is_64() {
     let line = GATEWAY.lines().count() + 2;
     let (code, _, checked) = run(&["check", "--config", &config]);
     assert_eq!(code, 64, "{checked}");
-    assert!(checked.contains(&format!("error: {config}:{line}:8: access_log.path: the folder ")), "{checked}");
+    assert!(
+        checked.contains(&format!("error: {config}:{line}:8: access_log.path: the folder ")),
+        "{checked}"
+    );
     assert!(checked.contains("/missing does not exist\n    help: make it"), "{checked}");
     let (code, _, started) = run(&["run", "--config", &config]);
     assert_eq!((code, started.starts_with(checked.trim_end())), (64, true), "{started}");

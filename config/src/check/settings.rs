@@ -194,7 +194,9 @@ fn unusable(path: &Path) -> Option<(String, String)> {
     let folder = path.parent()?;
     let (found, remedy) = match fs::metadata(folder) {
         Ok(found) if !found.is_dir() => ("is no folder", "name a file in a folder that exists"),
-        Err(error) if error.kind() == NotADirectory => ("is no folder", "name a file in a folder that exists"),
+        Err(error) if error.kind() == NotADirectory => {
+            ("is no folder", "name a file in a folder that exists")
+        }
         Err(error) if error.kind() == NotFound => {
             ("does not exist", "make it, owned by the user that sluice runs as, or name another")
         }

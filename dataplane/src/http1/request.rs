@@ -96,7 +96,8 @@ impl Request<'_> {
         let mut route = client.route(&asker, wanted);
         record.decided(&route);
         if let Err(reason) = admissible(client, &route) {
-            return Forwarded::After(self.deny(client, record, &route, reason, None).await);
+            let remedy = (reason == Reason::ProtocolMismatch).then(|| other_protocol(&route)).flatten();
+            return Forwarded::After(self.deny(client, record, &route, reason, remedy.as_deref()).await);
         }
         if self.head.max_forwards() == Some(0) {
             return Forwarded::After(self.last_hop(client, record).await);
@@ -336,6 +337,15 @@ fn admissible<E: Engine>(client: &Client<E>, route: &Route) -> Result<(), Reason
         return Err(Reason::ProtocolMismatch);
     }
     Ok(())
+}
+
+/// What would let plain requests through to a port where TLS is declared.
+fn other_protocol(route: &Route) -> Option<String> {
+    let service = route.service.as_ref()?;
+    Some(format!(
+        "port {} of service {} is declared {} and this is plain HTTP: ask for https://, or set protocol = \"HTTP\" at that port",
+        route.wanted.port, service.label, service.protocol
+    ))
 }
 
 fn malformed(text: &'static str) -> Unacceptable {

@@ -208,6 +208,12 @@ fn http_to_a_tls_port_is_a_mismatch() {
     let rig = rig(&registry_only());
     assert_eq!(rig.get("allowed.test:443"), (502, "protocol_mismatch".to_owned()));
     rig.allowed.untouched();
+    let mut client = rig.gateway.client();
+    client.send("GET http://allowed.test:443/ HTTP/1.1\r\nHost: allowed.test:443\r\n\r\n");
+    let response = client.response_to("GET");
+    let remedy = "remedy: port 443 of service default/allowed is declared TLS and this is plain HTTP: ask for https://, \
+                  or set protocol = \"HTTP\" at that port\n";
+    assert!(response.text().contains(remedy), "{}", response.text());
     // The admin API's word for it is the same.
     for (to, said) in [
         ("http%3A%2F%2Fallowed.test%3A443", "deny: protocol_mismatch by default/allowed\n"),
