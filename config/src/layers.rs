@@ -311,10 +311,9 @@ fn outside_key(
 ) -> Result<&'static Key, (String, Option<String>)> {
     let Some(key) = schema::find(path) else {
         let nearest = nearest_path(path, &settable_paths());
-        return Err((
-            "no such key".to_owned(),
-            nearest.map(|known| format!("did you mean `{}`?", written(&known))),
-        ));
+        let remedy =
+            nearest.map_or_else(|| known_there(path), |known| format!("did you mean `{}`?", written(&known)));
+        return Err(("no such key".to_owned(), Some(remedy)));
     };
     let first = path.split('.').next().unwrap_or(path);
     let repeated = schema::ROOT.key(first).is_some_and(|key| matches!(key.kind, Kind::Tables(_)));
@@ -325,7 +324,26 @@ fn outside_key(
     Ok(key)
 }
 
-/// Within a section that exists, the nearest key; else the nearest path: a right section alone makes no likeness.
+/// The keys of the section that a path leads to, as far as it leads to one.
+fn known_there(path: &str) -> String {
+    let (mut section, mut known) = (&schema::ROOT, String::new());
+    for name in path.split('.') {
+        match section.key(name).map(|key| &key.kind) {
+            Some(Kind::Table(inner)) => (section, known) = (inner, spans::join(&known, name)),
+            Some(Kind::Tables(_) | Kind::Map(_)) => {
+                return format!("write `{name}` in the configuration file");
+            }
+            _ => break,
+        }
+    }
+    let available = |name: &&str| unavailable::refused(&spans::join(&known, name), None).is_none();
+    let names: Vec<&str> = section.keys.iter().map(|key| key.name).filter(available).collect();
+    let names = names.join(", ");
+    if known.is_empty() { format!("known: {names}") } else { format!("known in `{known}`: {names}") }
+}
+
+/// Within a section that exists, the nearest key; else the nearest path, or the one that ends in the very name: a right
+/// section alone makes no likeness.
 fn nearest_path(path: &str, known: &[String]) -> Option<String> {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let siblings: Vec<&str> = known
@@ -335,7 +353,9 @@ fn nearest_path(path: &str, known: &[String]) -> Option<String> {
         .map(|(_, name)| name)
         .collect();
     if siblings.is_empty() {
-        return suggest::nearest(path, known.iter().map(String::as_str)).map(str::to_owned);
+        let same_name = || known.iter().find(|known| known.rsplit('.').next() == Some(name));
+        let near = suggest::nearest(path, known.iter().map(String::as_str)).map(str::to_owned);
+        return near.or_else(|| same_name().cloned());
     }
     suggest::nearest(name, siblings).map(|name| spans::join(section, name))
 }

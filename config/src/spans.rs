@@ -6,6 +6,8 @@ use figment::value::{Dict, Empty, Num, Tag, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::structure::shorten;
+
 /// A parsed file that can still say where everything stands.
 pub(crate) struct Document {
     /// The file's name as messages show it.
@@ -69,11 +71,14 @@ impl Document {
                 (Spot { start: 0, inner }, dict)
             }
             Err(error) => {
-                let offset = error.span().map_or(text.len(), |span| span.start);
-                return Err(SyntaxError {
-                    place: place(&text, &line_starts, offset),
-                    message: one_line(error.message()),
-                });
+                let span = error.span().unwrap_or(text.len()..text.len());
+                let mut message = one_line(error.message());
+                if message == "duplicate key" {
+                    // The parser says which only by its place.
+                    let key = text.get(span.clone()).unwrap_or_default().trim_matches(['"', '\'']);
+                    message = format!("`{}` is written twice", shorten(key));
+                }
+                return Err(SyntaxError { place: place(&text, &line_starts, span.start), message });
             }
         };
         Ok((Self { name, text, line_starts, spots }, dict))

@@ -64,7 +64,7 @@ pub(crate) const OWN_DIAL_REMEMBERED_S: u32 = 60;
 /// What must be left of a body of known length for the rest of it to be spliced.
 pub(crate) const BULK_BODY_BYTES_MIN: u64 = 64 * 1024;
 
-/// Heads between 100 and 199 that one response may send before its final head.
+/// Heads that one response may have, the final one included: 15 between 100 and 199 pass.
 pub(crate) const INTERIM_HEADS_MAX: usize = 16;
 
 /// Names that are tried for a service that a denial suggests.

@@ -137,8 +137,13 @@ fn doctor_reports_and_fails_only_where_something_cannot_work() {
 
     let broken = folder.write("broken.toml", "mode = 1\n");
     let (code, out, _) = run(&["doctor", "--config", &broken]);
-    assert_eq!(code, 69);
+    assert_eq!(code, 64, "as check and run have it");
     assert!(out.contains("fail  configuration") && out.contains("sluice check"), "{out}");
+    let remedy = "; did you mean \"registry_only\"?\n";
+    let misspelt = folder.write("misspelt.toml", "mode = \"registry_onyl\"\n");
+    let (code, out, _) = run(&["doctor", "--config", &misspelt]);
+    assert!(code == 64 && out.contains(remedy), "{out}");
+    assert!(!out.contains("help:"), "one line for each finding: {out}");
 }
 
 /// A running gateway on epoll with one worker.

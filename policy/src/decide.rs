@@ -7,8 +7,8 @@ use core::{
 };
 
 use crate::{
-    Host, MatchId, Mode, PortId, Proof, ScopeId, Selector, Service, ServiceId, Snapshot, Source,
-    explain::{Tracer, note},
+    GuardClass, Host, MatchId, Mode, PortId, Proof, ScopeId, Selector, Service, ServiceId, Snapshot, Source,
+    explain::{Step, Tracer, note},
     registry::{Binding, Candidate},
     service::words,
     unwrap_address,
@@ -332,8 +332,7 @@ impl Judge<'_> {
             (None, None) => (Reason::NotRegistered, None),
         };
         if reason == Reason::NotRegistered {
-            let has_name = matches!(self.request.host, Some(Host::Name(_)));
-            tracer.note(|| note::not_registered(has_name));
+            tracer.note(|| self.not_registered());
         }
         let (mode, scope) = self.snapshot.scopes.mode_of(self.request.source.proven());
         tracer.note(|| note::mode(self.snapshot, mode, scope, reason));
@@ -347,6 +346,18 @@ impl Judge<'_> {
             Mode::AllowAny => {
                 Decision { verdict: Verdict::Passthrough, reason: Reason::Passthrough, ..denied }
             }
+        }
+    }
+
+    fn not_registered(&self) -> Step {
+        let address = match (self.request.host, self.request.original) {
+            (Some(Host::Name(_)), _) | (None, None) => return note::not_registered(true),
+            (Some(Host::Address(address)), _) => address,
+            (None, Some(original)) => original.ip(),
+        };
+        match self.snapshot.guard.check(SocketAddr::new(address, self.request.port), None) {
+            Err(refusal) if refusal.class == GuardClass::OwnListener => note::never_registered(&refusal),
+            _ => note::not_registered(false),
         }
     }
 

@@ -235,6 +235,11 @@ pub(crate) mod note {
         step.change(change.into())
     }
 
+    /// A listener of our own: registering it would not help.
+    pub(crate) fn never_registered(refusal: &GuardRefusal) -> Step {
+        Step::new("host", format!("no service has it, and none would help: {refusal}"))
+    }
+
     pub(crate) fn no_such_service() -> Step {
         Step::new("host", "the door is bound to a service that does not exist".into())
             .change("set the door's `service` to a [[service]]".into())

@@ -21,7 +21,9 @@ impl Check<'_> {
                 Some(bind)
             }
             Ok(bind) if bind.port() == 0 => {
-                self.error(node, "port 0 cannot be found by anybody outside", port_remedy());
+                let remedy = "choose a port from 1 to 65535; port 0, which the system replaces by a free one, may \
+                              stand with a loopback address only";
+                self.error(node, "port 0 cannot be found by anybody outside", remedy.to_owned());
                 None
             }
             Ok(SocketAddr::V6(bind)) if bind.scope_id() != 0 => {
@@ -44,7 +46,26 @@ impl Check<'_> {
         if let Some(address) = bare {
             return Some(SocketAddr::new(address, 53));
         }
-        self.bind(node)
+        match text.parse::<SocketAddr>() {
+            Ok(server) if server.port() == 0 => {
+                self.error(node, "port 0 cannot be asked", port_remedy());
+                None
+            }
+            Ok(SocketAddr::V6(server)) if server.scope_id() != 0 => {
+                self.error(node, "an address with a zone cannot be asked", None);
+                None
+            }
+            Ok(server) => Some(server),
+            Err(_) => {
+                let message = format!("\"{}\" is not an IP address, with or without a port", shorten(text));
+                self.error(
+                    node,
+                    message,
+                    "for example \"10.0.0.2:53\"; IPv6 as \"[2001:db8::2]:53\"".to_owned(),
+                );
+                None
+            }
+        }
     }
 
     /// Every range of a list that parses; the others are reported.

@@ -210,6 +210,18 @@ fn wrong_flags_are_refused_by_name() {
     assert_eq!(&*errors[0].file, "command line --engine");
     let source = Source { overrides: vec![flag("--set", "nothing.here", "1")], ..Source::isolated(None) };
     assert_eq!(&*load(&source).unwrap_err().errors[0].file, "command line --set");
+    for (key, remedy) in [
+        ("connect_timeout_ms", "did you mean `limits.connect_timeout_ms`?"),
+        ("limit.connect_timeout_ms", "did you mean `limits.connect_timeout_ms`?"),
+        ("zzz", "known: mode, "),
+        ("deny.zzz", "known in `deny`: contact"),
+        ("telemetry.prometheus.zzz", "known in `telemetry.prometheus`: bind"),
+        ("service.zzz", "write `service` in the configuration file"),
+    ] {
+        let source = Source { overrides: vec![flag("--set", key, "1")], ..Source::isolated(None) };
+        let said = load(&source).unwrap_err().errors[0].suggestion.clone().unwrap_or_default();
+        assert!(said.starts_with(remedy), "{key}: {said}");
+    }
 }
 
 #[test]

@@ -172,7 +172,15 @@ fn syntax() {
     check(&[
         case("mode = \"allow_any", (1, 18), "", "syntax error", ""),
         case("mode = \"allow_any\"\n[limits", (2, 8), "", "syntax error", ""),
-        case("mode = \"allow_any\"\nmode = \"allow_any\"", (2, 1), "", "duplicate key", ""),
+        case("mode = \"allow_any\"\nmode = \"allow_any\"", (2, 1), "", "`mode` is written twice", ""),
+        case(
+            "mode = \"allow_any\"\n[limits]\ndrain_timeout_ms = 1\n \"drain_timeout_ms\" = 2",
+            (4, 2),
+            "",
+            "`drain_timeout_ms` is written twice",
+            "",
+        ),
+        case("mode = \"allow_any\"\n[dns]\n[guard]\n[dns]", (4, 2), "", "`dns` is written twice", ""),
     ]);
 }
 
@@ -218,7 +226,7 @@ fn doors() {
         ("kind = \"http_proxy\"\nbind = \":3128\"", (4, 8), "bind", "no address", "0.0.0.0:3128"),
         ("kind = \"http_proxy\"\nbind = \"*:3128\"", (4, 8), "bind", "no address", "0.0.0.0:3128"),
         ("kind = \"http_proxy\"\nbind = \"127.0.0.1\"", (4, 8), "bind", "no port", "ADDRESS:PORT"),
-        ("kind = \"http_proxy\"\nbind = \"0.0.0.0:0\"", (4, 8), "bind", "port 0", "1 to 65535"),
+        ("kind = \"http_proxy\"\nbind = \"0.0.0.0:0\"", (4, 8), "bind", "port 0", "loopback address only"),
         ("kind = \"tls\"\nbind = \"127.0.0.1:0\"", (2, 1), "", "no port to dial", "443"),
         (
             "kind = \"http_proxy\"\nbind = \"127.0.0.1:70000\"",
@@ -516,7 +524,21 @@ fn settings() {
             (3, 12),
             "dns.servers[0]",
             "not an IP address",
-            "127.0.0.1",
+            "\"10.0.0.2:53\"",
+        ),
+        case(
+            "mode = \"allow_any\"\n[dns]\nservers = [\"10.0.0.2\", \"x\"]",
+            (3, 24),
+            "dns.servers[1]",
+            "not an IP address",
+            "\"10.0.0.2:53\"",
+        ),
+        case(
+            "mode = \"allow_any\"\n[dns]\nservers = [\"127.0.0.1:0\"]",
+            (3, 12),
+            "dns.servers[0]",
+            "port 0",
+            "1 to 65535",
         ),
         case(
             "mode = \"allow_any\"\n[guard]\nallow = [\"10.0.0.1/8\"]",

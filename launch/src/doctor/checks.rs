@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
-use sluice_config::{EngineChoice, Loaded, Plan, Source};
+use sluice_config::{EngineChoice, Loaded, Plan, Problem, Source};
 use sluice_controlplane::descriptors::Budget;
 use sluice_controlplane::dns;
 
@@ -18,6 +18,8 @@ use crate::product::Product;
 
 /// A gateway that holds fewer descriptors than this is a toy.
 const DESCRIPTORS_MIN: u64 = 4096;
+/// What the finding about the configuration is called.
+pub(super) const CONFIGURATION: &str = "configuration";
 /// How long a DNS server may take.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,7 +38,7 @@ pub(super) fn all(product: &Product, source: &Source) -> Vec<Finding> {
 }
 
 fn configuration(source: &Source, findings: &mut Vec<Finding>) -> Option<Plan> {
-    const ABOUT: &str = "configuration";
+    const ABOUT: &str = CONFIGURATION;
     match sluice_config::load(source).and_then(Loaded::startable) {
         Ok(loaded) => {
             let found = match &loaded.plan.file {
@@ -50,8 +52,11 @@ fn configuration(source: &Source, findings: &mut Vec<Finding>) -> Option<Plan> {
             Some(loaded.plan)
         }
         Err(report) => {
-            let first = report.errors.first().map(ToString::to_string).unwrap_or_default();
-            let found = format!("{} errors, the first: {first}", report.errors.len());
+            let first = report.errors.first().map(Problem::one_line).unwrap_or_default();
+            let found = match report.errors.len() {
+                0 | 1 => first,
+                count => format!("{count} errors, the first: {first}"),
+            };
             findings.push(Finding::fail(ABOUT, found, "run `sluice check` and mend what it lists"));
             None
         }

@@ -45,7 +45,7 @@ impl Finding {
     }
 }
 
-/// Runs every check; 0 unless one of them fails.
+/// Runs every check; 0 unless one of them fails, 64 where that is the configuration.
 pub(crate) fn run(product: &Product, source: &Source) -> Exit {
     let findings = checks::all(product, source);
     let mut out = io::stdout();
@@ -60,6 +60,15 @@ pub(crate) fn run(product: &Product, source: &Source) -> Exit {
             writeln!(out, "{:<21} do: {remedy}", "").ok();
         }
     }
-    let failed = findings.iter().any(|finding| finding.grade == Grade::Fail);
-    if failed { Exit::Unavailable } else { Exit::Ok }
+    exit(&findings)
+}
+
+/// A refused configuration ends every command alike; it comes before what else is wrong.
+fn exit(findings: &[Finding]) -> Exit {
+    let mut failed = findings.iter().filter(|finding| finding.grade == Grade::Fail).peekable();
+    if failed.peek().is_none() {
+        return Exit::Ok;
+    }
+    let refused = failed.any(|finding| finding.about == checks::CONFIGURATION);
+    if refused { Exit::Usage } else { Exit::Unavailable }
 }

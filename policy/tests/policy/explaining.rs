@@ -78,6 +78,24 @@ fn a_guarded_address_shows_the_line_that_would_allow_it() {
 }
 
 #[test]
+fn a_listener_of_our_own_is_not_told_to_be_registered() {
+    let mut input = policy(Mode::RegistryOnly, vec![]);
+    input.guard.own_listeners = vec![socket("127.0.0.1:3128")];
+    let snapshot = compiled(input);
+    let named = Request::new(anonymous(), Host::Address(ip("127.0.0.1")), 3128);
+    let own = [to_original("127.0.0.1", 3128), named, to_original("::ffff:127.0.0.1", 3128)];
+    for request in own {
+        let text = trail(&snapshot, &request);
+        let refusal = snapshot.guard(socket("127.0.0.1:3128"), None).expect_err("our own");
+        assert!(text.contains(&format!("no service has it, and none would help: {refusal}")), "{text}");
+        assert!(!text.contains("addresses"), "{text}");
+        assert!(text.ends_with("verdict      deny, not_registered"), "{text}");
+    }
+    let text = trail(&snapshot, &to_original("127.0.0.1", 3129));
+    assert!(text.contains("list it under the `addresses`"), "{text}");
+}
+
+#[test]
 fn every_reason_of_a_decision_has_a_trail_that_ends_in_it() {
     let mut old = service("default/old", &["old.test"], &[443]);
     old.expires = Some(NOW);
