@@ -23,6 +23,8 @@ pub const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
 pub const RELOAD_QUIET_MS: u64 = 300;
 /// The longest a stream of changes may put a reload off, in milliseconds.
 pub const RELOAD_QUIET_TOTAL_MS: u64 = 5_000;
+/// How often the paths of watched folders and links are looked up again, in milliseconds.
+pub const PLACES_CHECK_MS: u64 = 1_000;
 
 /// Connections that an admin listener serves at the same time; more are closed at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;

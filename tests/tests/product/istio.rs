@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -234,6 +235,52 @@ fn a_fifo_among_the_entries_refuses_the_reload_and_holds_nothing_up() {
     gateway.signal(Signal::HUP);
     until("a reload", || (reloads(&gateway, "success") > before).then_some(()));
     until("the later host", || (gateway.client().get("http://later.test/").status == 200).then_some(()));
+}
+
+/// A request that no rule allows any more, and its reload, after `swap`.
+fn closes_when(gateway: &Gateway, host: &str, swap: impl FnOnce()) {
+    let (url, before) = (format!("http://{host}/"), reloads(gateway, "success"));
+    assert_eq!(gateway.client().get(&url).status, 200, "{host}");
+    swap();
+    until("the reload", || (reloads(gateway, "success") > before).then_some(()));
+    assert_eq!(gateway.client().get(&url).reason(), "not_registered", "{host}");
+}
+
+#[test]
+fn a_folder_that_is_swapped_closes_what_it_no_longer_has() {
+    let origin = Origin::http("hello");
+    let web = |name: &str| entry(name, &format!("{name}.test"), 80, "HTTP", origin.address());
+    let (a, b, c) = (web("a"), web("b"), web("c"));
+    let (gateway, folder) = start(&registry_only(), &[("a.yaml", &a), ("b.yaml", &b), ("c.yaml", &c)]);
+    let beside = |name: &str| folder.with_file_name(name);
+    let make = |name: &str, files: &[(&str, &str)]| {
+        fs::create_dir(beside(name)).expect("a folder");
+        for (file, text) in files {
+            fs::write(beside(name).join(file), text).expect("written");
+        }
+    };
+    // By two renames.
+    make("v1", &[("b.yaml", &b), ("c.yaml", &c)]);
+    closes_when(&gateway, "a.test", || {
+        fs::rename(&folder, beside("old")).expect("renamed");
+        fs::rename(beside("v1"), &folder).expect("renamed");
+    });
+    // What is in the new folder is followed as before.
+    closes_when(&gateway, "b.test", || fs::remove_file(folder.join("b.yaml")).expect("removed"));
+    // By a link, as git-sync does; each time anew.
+    make("v2", &[("a.yaml", &a), ("c.yaml", &c)]);
+    make("v3", &[("c.yaml", &c)]);
+    make("v4", &[]);
+    let before = reloads(&gateway, "success");
+    fs::rename(&folder, beside("v1")).expect("renamed");
+    symlink("v2", &folder).expect("a link");
+    until("the link", || (reloads(&gateway, "success") > before).then_some(()));
+    for (host, version) in [("a.test", "v3"), ("c.test", "v4")] {
+        closes_when(&gateway, host, || {
+            symlink(version, beside("new")).expect("a link");
+            fs::rename(beside("new"), &folder).expect("renamed");
+        });
+    }
 }
 
 fn piped(arguments: &[&str], input: &str) -> Output {

@@ -3,10 +3,11 @@
 use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use sluice_tests::harness::gateway::Start;
+use sluice_tests::harness::gateway::{Start, binary};
 use sluice_tests::harness::{Ending, Gateway, Http, Origin, Service, door, registry_only, until};
 
 /// A gateway whose configuration names its ports, so that the same text can be loaded again.
@@ -73,6 +74,31 @@ fn a_swap_of_a_mounted_configmap_reloads() {
     until("the new mode", || {
         (gateway.metric("egress_policy_mode_info", &["registry_only"]) > 0.5).then_some(())
     });
+}
+
+#[test]
+fn a_swapped_link_to_the_folder_of_the_file_reloads() {
+    let address = sluice_tests::harness::servers::free().to_string();
+    let config = |mode| proxy_config("")(mode).replacen("127.0.0.1:0", &address, 1);
+    // In a folder beside the one that the harness names.
+    let mut command = Command::new("sh");
+    let script = r#"exec "$0" "$1" "$2" "$(dirname "$3")/current/sluice.toml""#;
+    command.arg("-c").arg(script).arg(binary());
+    let start = Start::through(command, &config("allow_any"));
+    let folder = start.folder().to_path_buf();
+    let whole = std::fs::read_to_string(folder.join("sluice.toml")).expect("read");
+    for (version, mode) in [("v1", "allow_any"), ("v2", "registry_only"), ("v3", "allow_any")] {
+        std::fs::create_dir(folder.join(version)).expect("a folder");
+        let text = whole.replacen("allow_any", mode, 1);
+        std::fs::write(folder.join(version).join("sluice.toml"), text).expect("written");
+    }
+    symlink("v1", folder.join("current")).expect("a link");
+    let gateway = start.ready();
+    for (version, mode) in [("v2", "registry_only"), ("v3", "allow_any")] {
+        symlink(version, folder.join("new")).expect("a link");
+        std::fs::rename(folder.join("new"), folder.join("current")).expect("renamed");
+        until("the new mode", || (gateway.metric("egress_policy_mode_info", &[mode]) > 0.5).then_some(()));
+    }
 }
 
 #[test]
@@ -223,8 +249,7 @@ fn revocation_reaches_every_path() {
 #[test]
 fn a_rule_that_expires_cuts_its_flows() {
     let origin = Origin::echo();
-    let expires =
-        std::process::Command::new("date").args(["-u", "-d", "+4 seconds", "+%Y-%m-%dT%H:%M:%SZ"]).output();
+    let expires = Command::new("date").args(["-u", "-d", "+4 seconds", "+%Y-%m-%dT%H:%M:%SZ"]).output();
     let expires = String::from_utf8(expires.expect("date").stdout).expect("text");
     let service = Service::new("a", "a.test")
         .port(9000, "TCP", origin.address())
