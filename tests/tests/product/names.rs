@@ -204,6 +204,17 @@ fn target_and_host_must_agree() {
 }
 
 #[test]
+fn the_target_of_connect_decides_whatever_its_host_says() {
+    let rig = rig(&registry_only());
+    let connect =
+        |target: &str, host: &str| rig.answer(format!("CONNECT {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    assert_eq!(connect("denied.test:80", "allowed.test:80").0, 403);
+    assert_eq!(connect("absent.test:80", "allowed.test:80"), (502, "not_registered".to_owned()));
+    rig.allowed.untouched();
+    assert_eq!(connect("allowed.test:80", "denied.test:80").0, 200);
+}
+
+#[test]
 fn http_to_a_tls_port_is_a_mismatch() {
     let rig = rig(&registry_only());
     assert_eq!(rig.get("allowed.test:443"), (502, "protocol_mismatch".to_owned()));
