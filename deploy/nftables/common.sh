@@ -50,13 +50,32 @@ need_number() { # SETTING VALUE MIN MAX
     fi
 }
 
-readonly V4='^([0-9]{1,3}\.){3}[0-9]{1,3}(/[0-9]{1,2})?$'
-readonly V6='^[0-9a-fA-F:]*:[0-9a-fA-F:.]*(/[0-9]{1,3})?$'
+readonly OCTET='(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])'
+readonly QUAD="$OCTET(\\.$OCTET){3}"
+readonly WORDS='[0-9a-fA-F]{1,4}(:[0-9a-fA-F]{1,4})*'
+
+# Whether a text is an IP address (RFC 4291, section 2.2) or a range: what is neither nft takes for a name.
+is_address() { # TEXT
+    local address=${1%%/*} words
+    if [[ $1 != *:* ]]; then
+        [[ $1 =~ ^$QUAD(/(3[0-2]|[12]?[0-9]))?$ ]]
+        return
+    fi
+    [[ $1 == "$address" || ${1#*/} =~ ^(12[0-8]|1[01][0-9]|[1-9]?[0-9])$ ]] || return
+    # The last two words may be written as in version 4.
+    if [[ $address =~ ^(.*:)$QUAD$ ]]; then address=${BASH_REMATCH[1]}0:0; fi
+    read -ra words <<<"${address//:/ }"
+    if [[ $address == *::* ]]; then
+        [[ $address =~ ^($WORDS)?::($WORDS)?$ ]] && ((${#words[@]} < 8))
+    else
+        [[ $address =~ ^$WORDS$ ]] && ((${#words[@]} == 8))
+    fi
+}
 
 need_addresses() { # SETTING LIST
     local item
     while read -r item; do
-        [[ $item =~ $V4 || $item =~ $V6 ]] || fail 64 "$1: \"$item\" is neither an IP address nor a range such as 10.0.0.0/8"
+        is_address "$item" || fail 64 "$1: \"$item\" is neither an IP address nor a range such as 10.0.0.0/8"
     done < <(items "$2")
 }
 
@@ -74,10 +93,11 @@ system_resolvers() { awk '$1 == "nameserver" { sub(/%.*/, "", $2); print $2 }' /
 
 # Two named sets, NAME4 and NAME6, with the addresses of a list.
 address_sets() { # NAME LIST
-    local family type pattern elements
+    local family type colon elements
     for family in 4 6; do
-        pattern=V$family type="ipv${family}_addr"
-        elements=$(items "$2" | { grep -E -- "${!pattern}" || true; } | paste --serial --delimiters , | sed 's/,/, /g')
+        type="ipv${family}_addr"
+        if ((family == 6)); then colon=-e; else colon=-ve; fi
+        elements=$(items "$2" | { grep "$colon" : || true; } | paste --serial --delimiters , | sed 's/,/, /g')
         printf '\tset %s%s {\n\t\ttype %s\n\t\tflags interval\n\t\tauto-merge\n' "$1" "$family" "$type"
         [[ -z $elements ]] || printf '\t\telements = { %s }\n' "$elements"
         printf '\t}\n'
@@ -89,7 +109,7 @@ counters() {
     for name in "$@"; do printf '\tcounter %s { }\n' "$name"; done
 }
 
-need_program() { command -v "$1" >/dev/null || fail 69 "$1 is not installed: apt-get install $2"; }
+need_program() { type -P "$1" >/dev/null || fail 69 "$1 is not installed: apt-get install $2"; }
 
 need_root() {
     need_program nft nftables
@@ -108,7 +128,9 @@ transaction() {
 table_is_up() { nft list table inet "$TABLE" >/dev/null 2>&1; }
 
 # Loads the table, or says why it is refused and leaves everything as it was.
-load_table() { transaction | nft -f - || fail 69 "the kernel refuses the rules (its messages are above): nothing has been changed"; }
+load_table() { transaction | nft -f - || refused_rules; }
+
+refused_rules() { fail 69 "the kernel refuses the rules (its messages are above): nothing has been changed"; }
 
 remove_table() { ! table_is_up || nft delete table inet "$TABLE" || fail 70 "the table inet $TABLE cannot be removed"; }
 

@@ -153,15 +153,32 @@ $(open_ports "$input")
 NFT
 }
 
-families() { [[ -e /proc/sys/net/ipv6 ]] && echo 4 6 || echo 4; }
+# What ip prints is read below, so it must print numbers: the system may have names for ours (/etc/iproute2).
+ip() { command ip -N "$@"; }
 
-# Our routing rules: priority, mark and table of each.
-our_rules() {
-    ip "-$1" rule show | sed -n "s/^\([0-9]*\):.*fwmark \(0x[0-9a-f]*\) lookup \([0-9]*\) proto $ORIGIN\b.*/\1 \2 \3/p"
+# The families that may have routing of ours, and those whose packets can be delivered here. IPv6 may be switched off; what
+# comes all the same is dropped then, as the rules of nft do with whatever is not delivered.
+families() { [[ -e /proc/sys/net/ipv6 ]] && echo 4 6 || echo 4; }
+served_families() { [[ $(cat /proc/sys/net/ipv6/conf/lo/disable_ipv6 2>/dev/null) == 0 ]] && echo 4 6 || echo 4; }
+
+# Our routing: `FAMILY rule PRIORITY MARK TABLE` and `FAMILY route TABLE`, as it is, and as the settings of now want it.
+our_routing() {
+    local family
+    for family in $(families); do
+        ip "-$family" rule show |
+            sed -n "s/^\([0-9]*\):.*fwmark \(0x[0-9a-f]*\) lookup \([0-9]*\) proto $ORIGIN\b.*/$family rule \1 \2 \3/p"
+        ip "-$family" route show table all type local proto "$ORIGIN" |
+            sed -n "s/.*\btable \([0-9]*\).*/$family route \1/p"
+    done
 }
 
-rule_is_there() { our_rules "$1" | grep -qx "$priority $(printf '0x%x' "$mark") $((table))"; }
-route_is_there() { ip "-$1" route show table "$table" type local proto "$ORIGIN" 2>/dev/null | grep -q .; }
+wanted_routing() {
+    local family
+    for family in $(served_families); do
+        printf '%s route %d\n' "$family" "$table"
+        printf '%s rule %d 0x%x %d\n' "$family" "$priority" "$mark" "$table"
+    done
+}
 
 # Whoever else uses the routing table or the priority keeps it.
 check_routing() {
@@ -174,60 +191,67 @@ check_routing() {
     done
 }
 
+# The lines of one list of routing that another has not.
+without() { grep -vxF -f <(printf '%s\n' "$2") <<<"$1" | sed '/^$/d' || true; } # LIST LIST
+
 add_routing() {
-    local family
-    for family in $(families); do
-        route_is_there "$family" ||
-            ip "-$family" route add local default dev lo table "$table" proto "$ORIGIN" || return
-        rule_is_there "$family" ||
-            ip "-$family" rule add fwmark "$mark" lookup "$table" priority "$priority" protocol "$ORIGIN" || return
-    done
+    local family kind at marked to
+    while read -r family kind at marked to; do
+        if [[ $kind == rule ]]; then
+            ip "-$family" rule add fwmark "$marked" lookup "$to" priority "$at" protocol "$ORIGIN" || return
+        else
+            ip "-$family" route add local default dev lo table "$at" proto "$ORIGIN" || return
+        fi
+    done < <(without "$(wanted_routing)" "$(our_routing)")
 }
 
-# Removes our rules and routes, with whatever settings they were made. `keep`: but those of the settings of now.
-remove_routing() { # [keep]
-    local family at marked to
-    for family in $(families); do
-        while read -r at marked to; do
-            [[ ${1-} == keep && $at:$((marked)):$to == "$priority:$((mark)):$((table))" ]] && continue
+# Removes our routing, with whatever settings it was made, but for what is listed.
+remove_routing() { # [LIST]
+    local family kind at marked to
+    while read -r family kind at marked to; do
+        if [[ $kind == rule ]]; then
             ip "-$family" rule del priority "$at" protocol "$ORIGIN" fwmark "$marked" lookup "$to"
-        done < <(our_rules "$family")
-        while read -r to; do
-            [[ ${1-} == keep && $to == "$((table))" ]] && continue
-            ip "-$family" route flush table "$to" proto "$ORIGIN"
-        done < <(ip "-$family" route show table all proto "$ORIGIN" | grep -o 'table [0-9]*' | cut -d' ' -f2 | sort -u)
-    done
+        else
+            ip "-$family" route flush table "$at" proto "$ORIGIN"
+        fi
+    done < <(without "$(our_routing)" "${1-}")
 }
 
 up() {
-    local was_up
+    local before
     check_interfaces
     check_routing
     # Refused rules change nothing at all.
-    transaction | nft -c -f - || fail 69 "the kernel refuses the rules (its messages are above): nothing has been changed"
-    if table_is_up; then was_up=yes; else was_up=no; fi
+    transaction | nft -c -f - || refused_rules
+    before=$(our_routing)
     if ! add_routing; then
-        [[ $was_up == yes ]] || remove_routing
-        fail 69 "the routing rules cannot be made (the message of ip is above)"
+        remove_routing "$before"
+        fail 69 "the routing rules cannot be made (the message of ip is above): nothing has been changed"
     fi
-    load_table
-    remove_routing keep
+    if ! transaction | nft -f -; then
+        remove_routing "$before"
+        refused_rules
+    fi
+    remove_routing "$(wanted_routing)"
+    if [[ $(served_families) != "$(families)" ]]; then
+        echo "${0##*/}: IPv6 is switched off (net.ipv6.conf.lo.disable_ipv6): it is not captured, only dropped" >&2
+    fi
     if [[ $(cat /proc/sys/net/ipv4/conf/all/src_valid_mark 2>/dev/null) == 1 ]]; then
         echo "${0##*/}: warning: net.ipv4.conf.all.src_valid_mark is 1: captured packets are taken for forged ones; set it to 0" >&2
     fi
 }
 
+# Up: the table, and for each family that is served a rule and a route, of whatever settings.
 status() {
-    local family state=0
-    table_is_up || state=1
-    for family in $(families); do
-        [[ -n $(our_rules "$family") ]] || ((state += 2))
-        [[ -n $(ip "-$family" route show table all proto "$ORIGIN" type local) ]] || ((state += 2))
+    local family routing missing=no
+    routing=$(our_routing)
+    for family in $(served_families); do
+        grep -q "^$family rule" <<<"$routing" && grep -q "^$family route" <<<"$routing" || missing=yes
     done
-    if ((state == 0)); then
+    if table_is_up && [[ $missing == no ]]; then
         echo "$TABLE: up"
         print_counters
-    elif table_is_up || [[ -n $(our_rules 4)$(our_rules 6) ]]; then
+    elif table_is_up || [[ -n $routing ]]; then
         echo "$TABLE: in part; \`up\` mends it, \`down\` removes it"
         exit 2
     else
@@ -239,7 +263,7 @@ status() {
 case $action in
     print)
         check_settings
-        for family in $(families); do
+        for family in $(served_families); do
             echo "# ip -$family route add local default dev lo table $table proto $ORIGIN"
             echo "# ip -$family rule add fwmark $mark lookup $table priority $priority protocol $ORIGIN"
         done

@@ -78,14 +78,23 @@ impl Netns {
     /// # Panics
     /// When the file that says so cannot be written.
     pub fn resolver(&self, server: IpAddr) {
-        let folder = self.resolver_folder();
-        std::fs::create_dir_all(&folder).expect("a folder below /etc/netns");
-        let text = format!("nameserver {server}\noptions timeout:2 attempts:3\n");
-        std::fs::write(format!("{folder}/resolv.conf"), text).expect("written");
+        self.etc("resolv.conf", &format!("nameserver {server}\noptions timeout:2 attempts:3\n"));
+    }
+
+    /// Programs that are run in it see this text as the file of that name below /etc; of a folder of /etc they see what is
+    /// given in this way, and nothing else. It goes with the namespace.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn etc(&self, name: &str, text: &str) {
+        let path = std::path::PathBuf::from(self.etc_folder()).join(name);
+        std::fs::create_dir_all(path.parent().expect("a file in a folder"))
+            .expect("a folder below /etc/netns");
+        std::fs::write(path, text).expect("written");
     }
 
     /// Where `ip netns exec` looks for files that replace those of /etc.
-    fn resolver_folder(&self) -> String {
+    fn etc_folder(&self) -> String {
         format!("/etc/netns/{}", self.name)
     }
 
@@ -164,7 +173,7 @@ impl Default for Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         Command::new("ip").args(["netns", "delete", &self.name]).status().ok();
-        std::fs::remove_dir_all(self.resolver_folder()).ok();
+        std::fs::remove_dir_all(self.etc_folder()).ok();
     }
 }
 

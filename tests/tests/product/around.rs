@@ -221,6 +221,47 @@ fn behind_the_router_connections_in_the_clients_name_come_back() {
 }
 
 #[test]
+fn behind_a_router_without_ipv6_the_rest_is_captured_and_ipv6_goes_nowhere() {
+    let network = Routed::new();
+    network.router.run("sysctl", &["-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"]);
+    let up = ["up", "--clients", "clients", "--input", "udp/53"];
+    for _ in 0..2 {
+        let done = script(&network.router, "tproxy.sh", &up);
+        assert!(done.code == 0 && done.stderr.contains("IPv6 is switched off"), "{}", done.stderr);
+    }
+    assert_eq!(script(&network.router, "tproxy.sh", &["status"]).code, 0);
+    let _gateway = on_router(&network);
+    let fetch = || {
+        let mut curl = network.application.command("curl");
+        tool(curl.args(["-4", "--silent", "--max-time", "20", "http://example.test/"]), b"").stdout
+    };
+    assert_eq!(fetch(), "from outside\n");
+    assert_eq!((network.outside.begun(), network.outside.strays()), (1, 0));
+    // Somebody switches it on at the interfaces of the traffic: nothing delivers it to the door, and nothing else does.
+    for interface in ["clients", "uplink"] {
+        let key = format!("net.ipv6.conf.{interface}.disable_ipv6=0");
+        network.router.run("sysctl", &["-q", "-w", &key]);
+    }
+    for (address, interface) in [("fd71::1/64", "clients"), ("2001:db8:1::1/64", "uplink")] {
+        network.router.add_address(address, interface);
+    }
+    network.router.default_route(sluice_tests::harness::captured::ip("2001:db8:1::2"));
+    network.forwarding(true);
+    let before = network.outside.strays();
+    let six = at(FORBIDDEN[1], 80);
+    let limit = Duration::from_millis(500);
+    assert!(network.application.enter(|| TcpStream::connect_timeout(&six, limit)).is_err());
+    let results = probe(&network.application, "eth0", false);
+    let all = results.as_object().expect("an object");
+    assert!(all.values().all(|result| result[0] != "data"), "an origin answered: {results}");
+    assert_eq!((network.outside.strays(), network.outside.forbidden_accepted()), (before, 0), "{results}");
+    assert_eq!(fetch(), "from outside\n");
+    // The rules are what holds it: without them it passes.
+    assert_eq!(script(&network.router, "tproxy.sh", &["down"]).code, 0);
+    assert!(network.application.enter(|| TcpStream::connect_timeout(&six, limit)).is_ok());
+}
+
+#[test]
 fn behind_the_router_nothing_else_leaves() {
     let network = Routed::new();
     let Routed { application, router, outside, .. } = &network;

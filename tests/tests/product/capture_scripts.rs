@@ -1,6 +1,7 @@
 //! The scripts of `deploy/nftables` as an operator meets them, and what holds while there is no gateway at all.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 
 use sluice_tests::harness::captured::{
     Host, OUTSIDE, OWN_USER, REGISTERED, Routed, at, ip, probe, script, script_path, shut,
@@ -87,8 +88,7 @@ fn what_the_operator_names_passes_and_nothing_beside_it() {
 
 #[test]
 fn the_scripts_leave_no_trace_and_say_what_is_wrong() {
-    let netns = Netns::new();
-    netns.run("ip", &["link", "add", "clients", "type", "veth", "peer", "name", "other"]);
+    let netns = router();
     netns.run(
         "nft",
         &["table inet others { chain forward { type filter hook forward priority 5; counter; }; }"],
@@ -165,7 +165,6 @@ fn mistakes(netns: &Netns) {
             64,
             "neither an IP address",
         ),
-        ("tproxy.sh", &["up", "--clients", "clients", "--exclude", "10.0.0.999"], 69, "refuses the rules"),
         ("redirect.sh", &["up", "--own-users", "absent-user"], 64, "there is no user \"absent-user\""),
         ("redirect.sh", &["up", "--own-users", "root"], 64, "a user of its own"),
         ("redirect.sh", &["up", "--own-users", ""], 64, "would be captured again"),
@@ -182,6 +181,21 @@ fn mistakes(netns: &Netns) {
         assert!(done.stderr.contains(words), "{name} {arguments:?}: {}", done.stderr);
     }
     netns.run("ip", &["route", "flush", "table", "77"]);
+    // Words that nft would take for names, and ask the resolver for.
+    for item in
+        ["999.1.1.1", "1::2::3", "1.2.3", "01.2.3.4", "10.0.0.0/33", "::/129", "1:2:3:4:5:6:7", "::1.2.3.256"]
+    {
+        for (name, setting) in
+            [("redirect.sh", "--exclude"), ("redirect.sh", "--resolvers"), ("tproxy.sh", "--exclude")]
+        {
+            let whose =
+                if name == "tproxy.sh" { ["--clients", "clients"] } else { ["--own-users", OWN_USER] };
+            let done = script(netns, name, &[&["print", setting, item][..], &whose].concat());
+            assert_eq!(done.code, 64, "{name} {setting} {item}: {}", done.stderr);
+            let words = format!("{setting}: \"{item}\" is neither an IP address nor a range");
+            assert!(done.stderr.contains(&words), "{name}: {}", done.stderr);
+        }
+    }
     for (name, settings) in
         [("tproxy.sh", ["--clients", "clients"]), ("redirect.sh", ["--own-users", OWN_USER])]
     {
@@ -201,4 +215,67 @@ fn mistakes(netns: &Netns) {
             );
         }
     }
+}
+
+/// A namespace with an interface of clients.
+fn router() -> Netns {
+    let netns = Netns::new();
+    netns.run("ip", &["link", "add", "clients", "type", "veth", "peer", "name", "other"]);
+    netns
+}
+
+/// Routes and rules of both families, in numbers.
+fn routing(netns: &Netns) -> String {
+    let of = |family| {
+        let routes = netns.run("ip", &["-N", family, "route", "show", "table", "all"]);
+        routes + &netns.run("ip", &["-N", family, "rule", "show"])
+    };
+    of("-4") + &of("-6")
+}
+
+const UP: [&str; 3] = ["up", "--clients", "clients"];
+
+#[test]
+fn names_that_the_system_gives_to_our_numbers_are_no_hindrance() {
+    let netns = router();
+    let before = routing(&netns);
+    netns.etc("iproute2/rt_tables", "255 local\n254 main\n253 default\n7361 delivered\n");
+    netns.etc("iproute2/rt_protos", "2 kernel\n3 boot\n115 capture\n");
+    assert_eq!(script(&netns, "tproxy.sh", &UP).code, 0);
+    let shown = netns.run("ip", &["rule", "show"]);
+    assert!(shown.contains("lookup delivered proto capture"), "they have names: {shown}");
+    let once = routing(&netns);
+    let again = script(&netns, "tproxy.sh", &UP);
+    assert_eq!((again.code, routing(&netns)), (0, once), "{}", again.stderr);
+    assert_eq!(script(&netns, "tproxy.sh", &["status"]).code, 0);
+    let down = script(&netns, "tproxy.sh", &["down"]);
+    assert_eq!((down.code, routing(&netns)), (0, before), "{}", down.stderr);
+}
+
+#[test]
+fn rules_that_fail_at_the_last_moment_leave_what_was() {
+    let netns = router();
+    // Checks pass, and the load fails.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("nft");
+    let failing =
+        "#!/bin/sh\n[ \"$1\" != -f ] || { echo no memory >&2; exit 1; }\nPATH=${PATH#*:} exec nft \"$@\"\n";
+    std::fs::write(&path, failing).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    let search = format!("PATH={}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
+    let fail = || {
+        let other = ["up", "--clients", "other", "--mark", "9", "--table", "99", "--priority", "98"];
+        let mut command = netns.command("env");
+        let done = tool(command.arg(&search).arg(script_path("tproxy.sh")).args(other), b"");
+        assert_eq!(done.code, 69, "{}", done.stderr);
+        assert!(done.stderr.contains("no memory") && done.stderr.contains("nothing has been changed"));
+    };
+    let everything = || (netns.run("nft", &["list", "ruleset"]), routing(&netns));
+    let down = everything();
+    fail();
+    assert_eq!(everything(), down);
+    assert_eq!(script(&netns, "tproxy.sh", &UP).code, 0);
+    let up = everything();
+    fail();
+    assert_eq!(everything(), up, "an earlier capture stays as it was");
 }
