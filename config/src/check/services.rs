@@ -112,7 +112,12 @@ impl Check<'_> {
     fn source_address(&self, node: &Node<'_>) -> Option<IpAddr> {
         let (text, at) = node.text("source_address")?;
         let address = text.parse::<IpAddr>().ok().map(|address| address.to_canonical());
-        let usable = address.filter(|address| !address.is_unspecified() && !address.is_multicast());
+        // An address of IPv6 that is link-local is one only together with an interface, which nothing here names.
+        let usable = address.filter(|address| match address {
+            _ if address.is_unspecified() || address.is_multicast() => false,
+            IpAddr::V4(address) => !address.is_broadcast(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        });
         if usable.is_none() {
             let remedy = "for example source_address = \"192.0.2.1\"".to_owned();
             self.error(&at, format!("\"{}\" is no address that a host may have", shorten(text)), remedy);

@@ -406,6 +406,16 @@ fn selector(key: &Key, node: &Node, findings: &mut Findings) {
 
 /// Only what is exported to everybody means the same outside a cluster.
 fn export_to(node: &Node, findings: &mut Findings) {
+    let everybody = |item: &Node| matches!(&item.value, Value::Scalar { text, .. } if &**text == "*");
+    if let Value::Sequence(items) = &node.value
+        && items.len() > 1
+        && items.iter().any(everybody)
+    {
+        let message = "\"*\" cannot stand with others: it is everybody, and Istio refuses such a list";
+        let remedy = "remove exportTo, or set it to [\"*\"], to open it to every source; else take \"*\" out"
+            .to_owned();
+        return findings.error(node.place, "spec.exportTo", message, remedy);
+    }
     for (index, item) in findings.list(node, "spec.exportTo").iter().enumerate() {
         let key = format!("spec.exportTo[{index}]");
         match findings.text(item, &key) {

@@ -106,6 +106,9 @@ fn is_label(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
+/// The one that is read although Istio has no such word.
+const OWN_PROTOCOL: &str = "POSTGRES";
+
 /// The gateway's word for one of Istio's, whose case does not matter; an empty one for UDP, which is no TCP port.
 fn known_protocol(word: &str) -> Option<&'static str> {
     Some(match word.to_ascii_lowercase().as_str() {
@@ -117,7 +120,7 @@ fn known_protocol(word: &str) -> Option<&'static str> {
         "tcp" => "TCP",
         "mongo" => "MONGO",
         "mysql" => "MYSQL",
-        "postgres" => "POSTGRES",
+        "postgres" => OWN_PROTOCOL,
         "redis" => "REDIS",
         "udp" => "",
         _ => return None,
@@ -141,7 +144,14 @@ pub(super) fn protocol(port: &Port, place: Place, findings: &mut Findings) -> Op
             findings.warn(place, "spec.ports[].protocol", message, None);
             None
         }
-        known => Some(known),
+        known => {
+            if known == OWN_PROTOCOL {
+                let message = "POSTGRES is a word of this gateway: Istio refuses it";
+                let remedy = "where Istio reads the entry too, write TCP: it is carried the same".to_owned();
+                findings.warn(place, "spec.ports[].protocol", message, remedy);
+            }
+            Some(known)
+        }
     }
 }
 

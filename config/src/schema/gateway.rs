@@ -224,7 +224,9 @@ const PROXY_PROTOCOL: Section = Section {
             `proxy_protocol`. Version 1 and 2 are understood, TCP over IPv4 and IPv6; the fields of version 2 are checked to \
             their last byte, a CRC-32C where there is one. `LOCAL` and `UNKNOWN` (health checks) leave the connection its own \
             addresses. A connection from an untrusted peer, with no header, or with one that is malformed or late \
-            (`limits.sniff_timeout_ms`) is reset. Exactly one header is read; the bytes behind it are the door's.",
+            (`limits.sniff_timeout_ms`) is reset. So is one of version 1 with more than 107 bytes, one of version 2 with more than \
+            4096 bytes in all, and one that has the same type of field (TLV) twice, padding (PP2_TYPE_NOOP) excepted. Exactly one \
+            header is read; the bytes behind it are the door's.",
     keys: &[
         Key {
             name: "mode",

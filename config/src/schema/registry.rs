@@ -210,7 +210,8 @@ const SERVICE_KEYS: &[Key] = &[
     text(
         "source_address",
         "an IP address",
-        "The address of this host that upstream connections come from. Only addresses of the same family are dialled.",
+        "The address of this host that upstream connections come from: unicast, and not link-local in IPv6. Only addresses of the \
+         same family are dialled.",
         "\"192.0.2.1\"",
     ),
     Key {
@@ -295,7 +296,7 @@ const ENDPOINT: Section = Section {
         text("locality", "region/zone/subzone", "Where it is.", "\"eu-west-1/a\""),
         Key {
             name: "weight",
-            kind: Kind::Integer { min: 1, max: 1_000_000, unit: "" },
+            kind: Kind::Integer { min: 1, max: 4_294_967_295, unit: "" },
             presence: Default("1"),
             about: "Its share among the endpoints.",
             example: "1",

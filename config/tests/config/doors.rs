@@ -83,7 +83,19 @@ fn a_source_address_is_one_that_a_host_may_have() {
         let source = plan.policy_input.services[0].source_address.expect("set");
         assert_eq!(source.to_string(), meant);
     }
-    for refused in ["0.0.0.0", "::", "224.0.0.1", "192.0.2.0/24", "192.0.2.1:80", "gateway.example"] {
+    for refused in [
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "ff02::1",
+        "255.255.255.255",
+        "::ffff:255.255.255.255",
+        "fe80::1",
+        "febf::1",
+        "192.0.2.0/24",
+        "192.0.2.1:80",
+        "gateway.example",
+    ] {
         let problem = error(&service(refused));
         assert_eq!((problem.line, problem.column), (5, 18), "{problem}");
         assert_eq!(problem.key, "service[0].source_address");

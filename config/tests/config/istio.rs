@@ -475,11 +475,11 @@ const REFUSED: &[(&str, u32, u32, &str, &str, &str)] = &[
         "ports are a",
     ),
     (
-        "hosts: [a.example]\nresolution: DNS\nendpoints: [{address: b.example, weight: 2000000}]\nports: [{number: 443, name: a, protocol: TLS}]",
+        "hosts: [a.example]\nresolution: DNS\nendpoints: [{address: b.example, weight: 4294967296}]\nports: [{number: 443, name: a, protocol: TLS}]",
         9,
         44,
         "spec.endpoints[0].weight",
-        "2000000",
+        "4294967296",
         "",
     ),
     (
@@ -631,6 +631,40 @@ fn resources_that_are_not_read_are_whole_resources() {
         let (services, warnings) = accepted(&whole);
         assert_eq!((services.len(), warnings.len()), (0, 1), "{whole}: {warnings:#?}");
         assert!(warnings[0].message.contains("is not read"), "{warnings:#?}");
+    }
+}
+
+#[test]
+fn a_weight_is_any_uint32() {
+    let spec = "hosts: [a.example]\nports: [{number: 443, name: tls, protocol: TLS}]\nresolution: STATIC\n\
+                endpoints: [{address: 192.0.2.1, weight: 4294967295}, {address: 192.0.2.2, weight: 1000001}, {address: 192.0.2.3}]\n";
+    let weights = |service: &ServiceInput| -> Vec<u32> {
+        service.endpoints.iter().map(|endpoint| endpoint.weight).collect()
+    };
+    assert_eq!(weights(&only(&entry(spec))), [u32::MAX, 1_000_001, 1]);
+    let folder = tempfile::tempdir().unwrap();
+    let toml = import(&entry(spec)).unwrap().toml;
+    let loaded = load_in(folder.path(), &format!("mode = \"registry_only\"\n{toml}")).unwrap();
+    assert_eq!(weights(&loaded.plan.policy_input.services[0]), [u32::MAX, 1_000_001, 1]);
+}
+
+#[test]
+fn a_protocol_that_istio_does_not_know_is_named() {
+    let spec = "hosts: [a.example]\naddresses: [192.0.2.1]\nports: [{number: 5432, name: db, protocol: postgres}]\nresolution: DNS\n";
+    let (services, warnings) = accepted(&entry(spec));
+    assert_eq!(services[0].ports[0].protocol, Protocol::Postgres);
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert_eq!((warnings[0].line, warnings[0].key.as_str()), (9, "spec.ports[].protocol"));
+    assert!(warnings[0].message.contains("Istio refuses it"), "{warnings:#?}");
+}
+
+#[test]
+fn everybody_stands_alone_in_an_export() {
+    for list in ["['*', '.']", "['.', '*']", "['*', payments]", "['*', '*']"] {
+        let error = load_yaml(&entry(&format!("{HTTPS}exportTo: {list}\n"))).unwrap_err().errors;
+        assert_eq!(error.len(), 1, "{list}: {error:#?}");
+        assert_eq!(error[0].key, "spec.exportTo", "{list}");
+        assert!(error[0].message.contains("\"*\" cannot stand with others"), "{list}: {error:#?}");
     }
 }
 
